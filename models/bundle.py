@@ -203,7 +203,12 @@ class DetectorBundle:
 
         The weights that spike follow from the ANN's and the thresholds (see models/spiking/rounding.py); other ones (advanced
         calibration) are kept as the integers they are, those that are not rounded in float16.
+
+        Raises:
+            CheckpointError: its head decodes other maps than the network has, so that the file could not be read.
+            DataError: the file cannot be written.
         """
+        check_network(self.graph, self.head, self.voxel.channels, self.graph.weight_shapes)
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
         theta = signal_thresholds(self.spiking, self.parameters.neurons)
         for node in (node for node in self.spiking.nodes if node.op == "conv"):

@@ -220,7 +220,10 @@ def _check_size(graph: Graph, weights: WeightShapes, shapes: Mapping[str, Shape]
 
 
 def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
-    """Check the maps that a head decodes: of a detector, box maps of every level, then class maps of every level."""
+    """Check the maps that a head decodes: of a detector, box maps of every level, then class maps of every level.
+
+    The map of a classifier, whose mean decides, may also be 1 x 1, as that of a linear layer behind a global pool is.
+    """
     levels, kind = len(head.strides), HEADS[head.kind]
     if len(maps) != len(kind.maps) * levels:
         raise CheckpointError(f"{len(maps)} outputs, but a head with {levels} strides has {len(kind.maps) * levels}")
@@ -229,7 +232,7 @@ def _check_maps(head: HeadSpec, maps: Sequence[Shape], grid: Shape) -> None:
     for level, stride in enumerate(head.strides):
         for what, shape, count in zip(kind.maps, maps[level::levels], kind.channels(head, level), strict=True):
             expected = (count, grid[1] // stride, grid[2] // stride)
-            if shape != expected:
+            if shape != expected and not (head.kind == "classes" and shape == (count, 1, 1)):
                 raise CheckpointError(
                     f"the {what} map of stride {stride} is {shape} for a grid {grid}, but its head decodes {expected}"
                 )

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from evburst.data.errors import ConfigError
+from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
+from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.bundle import DetectorBundle
 from evburst.models.classifiers import Classifier, channels_of
+from evburst.models.detector import Detector
 from evburst.models.detectors import NetworkConfig, build_network, training_stride
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork
+from tests.conftest import drawn, spiking
 
 NARROW = ["resnet18x0.06", "resnet20x0.25", "vgg11x0.06", "mobilex0.25"]
 
@@ -86,3 +95,46 @@ def test_the_int8_engine_runs_every_layer(architecture: str, timesteps: int) -> 
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
     assert [layer.spikes.tolist() for layer in stats.layers] == [layer.spikes.tolist() for layer in counted.layers]
     assert Runner(graph)(grids)[0].shape == found[0].shape
+
+
+class Linear(nn.Module):
+    """A classifier that ends in a linear layer, as most of those that others have trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(4, 8, 3, 2, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.linear(self.conv(x).relu().mean((2, 3)))]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_a_linear_layer_behind_a_global_pool_is_a_classifier(stride: int, grid: Tensor, tmp_path: Path) -> None:
+    """Whatever stride its head states: its map is 1 x 1 for grids of every size."""
+    graph, head = trace(drawn(Linear), grid), HeadSpec("classes", (stride,), 0, ("a", "b", "c"))
+    parameters = spiking(graph, grid, 1, 4)
+    DetectorBundle(graph, graph, parameters, head, VoxelConfig(bins=2), {}).save(tmp_path / "a.safetensors")
+    loaded = DetectorBundle.load(tmp_path / "a.safetensors")
+    ann = Detector(loaded, PostConfig(), ann=True)
+    size = SensorSize(grid.shape[3], grid.shape[2])
+    found = ann.detect(grid.to(torch.uint8).numpy(), size, [0] * len(grid))[0]
+    logits = Runner(loaded.graph)(grid)[0].mean((2, 3))
+    for one, expected in zip(found, logits.softmax(1), strict=True):
+        np.testing.assert_allclose(one.scores, expected.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (HeadSpec("classes", (1,), 0, ("a", "b")), r"class map of stride 1 is \(3, 1, 1\)"),
+        (HeadSpec("yolo", (1,), 1, ("a", "b", "c")), "1 outputs, but a head with 1 strides has 2"),
+    ],
+)
+def test_a_network_that_could_not_be_read_again_is_not_saved(
+    head: HeadSpec, message: str, grid: Tensor, tmp_path: Path
+) -> None:
+    graph = trace(drawn(Linear), grid)
+    bundle = DetectorBundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
+    with pytest.raises(CheckpointError, match=message):
+        bundle.save(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
