@@ -34,7 +34,7 @@ from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, ra
 from tests.event_files import dat_bytes
 from tests.helpers.simulation import simulated_here
 from tests.test_app_train import folder  # noqa: F401  (a fixture)
-from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
+from tests.test_data_datasets_recorded import events, gen1_tree, in_two_drives, ncaltech_tree
 from tests.test_eval_protocol import CLASSES, GEN1, labels_at_4_hz, random_recording
 
 pytestmark = pytest.mark.usefixtures("without_page")
@@ -75,8 +75,7 @@ def without_activity(value: Any, taken: list[float]) -> Any:
 
 def test_a_gen1_tree_is_evaluated_with_both_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = gen1_tree(tmp_path / "gen1", ("test",))
-    for path in list((root / "test").glob("*_1_60500000_*")):  # of another drive, so that there is an interval
-        path.rename(path.with_name(path.name.replace("17-03-30", "17-03-31")))
+    in_two_drives(root / "test")
     run = ["--dataset", "gen1", "--root", str(root), "--split", "test", "--weights", "street", "--both", "--timesteps", "1,2"]
     found = evaluated(capsys, *run, "--protocol", "coco", "--out", str(tmp_path / "out"), *FAST)
     assert [(row["model"], row["timesteps"]) for row in found["results"]] == [("ann", None), ("snn", 1), ("snn", 2)]

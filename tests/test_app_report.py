@@ -23,7 +23,7 @@ from evburst.eval.report.write import ReportPicture, html_report, writable, writ
 from evburst.eval.result_parts import LossInterval
 from evburst.eval.results import read_results
 from tests.test_app_evaluate import FAST
-from tests.test_data_datasets_recorded import gen1_tree
+from tests.test_data_datasets_recorded import gen1_tree, in_two_drives
 from tests.test_eval_protocol import labels_at_4_hz
 
 
@@ -31,6 +31,7 @@ from tests.test_eval_protocol import labels_at_4_hz
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     root = gen1_tree(out / "gen1", ("val",))
+    in_two_drives(root / "val")
     run = ["--dataset", "gen1", "--root", str(root), "--protocol", "coco", "--both", "--out", str(out), *FAST]
     assert evaluate_main(run) == 0
     return out

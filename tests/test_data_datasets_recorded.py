@@ -53,6 +53,12 @@ def gen1_tree(root: Path, splits: tuple[str, ...] = ("train", "val")) -> Path:
     return root
 
 
+def in_two_drives(folder: Path) -> None:
+    """Rename the second recording of a folder of `gen1_tree`, because one drive alone has no interval."""
+    for path in list(folder.glob("*_1_60500000_*")):
+        path.rename(path.with_name(path.name.replace("17-03-30", "17-03-31")))
+
+
 def ncaltech_tree(root: Path) -> Path:
     size = SPECS["caltech6"].sensor_size
     for name in ("airplanes", "Faces", "Faces_easy", "BACKGROUND_Google", "accordion"):
