@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from evburst.app.inference import WindowResult
     from evburst.app.library import Classifier, Detector
     from evburst.data.boxes import Detections
@@ -52,10 +53,12 @@ _FROM = {
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used: `import evburst` loads neither torch nor numba."""
+    if name == "__version__":
+        return import_module("evburst.app.provenance").installed_version()
     if name not in _FROM:
         raise AttributeError(f"module 'evburst' has no attribute {name!r}")
     return getattr(import_module(_FROM[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -127,7 +127,7 @@ ADVANCED = ["--level", "advanced", "--set", "advanced_windows=10"]
 def test_training_says_what_it_came_to_and_what_is_next(best: Path) -> None:
     written, following = human_summary(best).splitlines()
     assert written.startswith(f"written   {best}: ap ")
-    where = "on the split 'select' (2 windows, 1 pictures), epoch"
+    where = "on the split 'select' (2 windows, 1 picture), epoch"
     assert written.endswith((f"{where} 1 (the best)", f"{where} 2 (the best)"))
     assert following == f"next      evburst convert --weights {best} --out {best.parent.name}.safetensors"
 

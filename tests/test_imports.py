@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from graphlib import TopologicalSorter
 
 import pytest
@@ -66,6 +67,12 @@ def test_detection_does_not_import_the_training_libraries() -> None:
     extras = ("ultralytics", "torchvision", "tonic", "pycocotools")
     code = f"import sys, evburst.app.detect; print([m for m in {extras} if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    code = "import sys, evburst; print(evburst.__version__, 'torch' in sys.modules, '__version__' in dir(evburst))"
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert in_new_process(code).split() == [version, "False", "True"]
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:

@@ -17,6 +17,7 @@ from evburst.app.train.trainer import BEST, FILES, SOURCES, Trainer, is_training
 from evburst.app.train.windows import has_split
 from evburst.data.datasets.registry import reported_split
 from evburst.data.files import only_writer, refuse_foreign
+from evburst.data.text import number_of
 from evburst.models.bundle import load_tensors
 from evburst.models.detectors import task_of_architecture
 
@@ -56,10 +57,10 @@ def human_summary(best: Path) -> str:
     unmeasured = "" if has_split(config, task, reported_split(config.data, task)) else " --set check_windows=-1"
     scored = ", ".join(f"{name} {value:.1f}" for name, value in record["validation"].items() if name in _FIGURES)
     chosen = record["chosen_on"]
-    sources = next(f"{chosen[kind]} {kind}" for kind in SOURCES if kind in chosen)
+    sources = next(number_of(chosen[kind], kind.removesuffix("s")) for kind in SOURCES if kind in chosen)
     out = shlex.quote(f"{best.resolve().parent.name}.safetensors")
     return (
-        f"written   {best}: {scored} on the split {chosen['split']!r} ({chosen['windows']} windows, {sources}), "
+        f"written   {best}: {scored} on the split {chosen['split']!r} ({number_of(chosen['windows'], 'window')}, {sources}), "
         f"epoch {record['epoch']} (the best)\n"
         f"next      evburst convert --weights {shlex.quote(str(best))} --out {out}{unmeasured}"
     )
