@@ -105,7 +105,7 @@ class Hdf5File(PacketFile):
         events, place = self._item(file, name), f"{self.path}: group {name[1:]!r}"
         if isinstance(events, self._h5py.Group):
             refuse_columns(self._options, place)
-            return {column: (f"/events/{name}", None) for column, name in find_columns(list(events), place).items()}
+            return {column: (f"{name}/{field}", None) for column, field in find_columns(list(events), place).items()}
         if not isinstance(events, self._h5py.Dataset):
             raise self._no_events(file)
         if events.dtype.names and events.ndim == 1:
@@ -113,7 +113,7 @@ class Hdf5File(PacketFile):
             return {column: (name, field) for column, field in find_columns(events.dtype.names, place).items()}
         if events.ndim != 2:
             raise EventFileError(f"{place} is {events.dtype} {events.shape}; expected a group or a table (n, 4) of t x y p")
-        return {column: ("/events", number) for column, number in column_places(self._options, events.shape[1], place).items()}
+        return {column: (name, number) for column, number in column_places(self._options, events.shape[1], place).items()}
 
     def _no_events(self, file: Any) -> EventFileError:
         names = list(file)
