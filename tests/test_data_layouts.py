@@ -14,6 +14,7 @@ from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets.layouts import LAYOUTS
 from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
+from evburst.data.datasets.selection import drive_of
 from evburst.data.errors import ConfigError, DataError, LabelError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, SensorSize
 from evburst.data.filters import FiltersConfig
@@ -364,6 +365,19 @@ def test_a_layout_can_be_registered_at_any_time(tmp_path: Path, monkeypatch: pyt
     """Also after data sets have been opened."""
     monkeypatch.setitem(LAYOUTS, "mine", LAYOUTS["folder"])
     assert len(open_windows("mine", folder_tree(tmp_path / "data"), "street")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "drive"),
+    [
+        ("17-03-30_12-53-58_1037500000_1097500000", "17-03-30_12-53-58"),
+        ("moorea_2019-06-26_test_02_000_976500000_1037500000", "moorea_2019-06-26_test_02_000"),
+        ("street_20261129_123456", "street_20261129_123456"),
+        ("a_1", "a_1"),
+    ],
+)
+def test_a_drive_is_a_name_without_its_part(name: str, drive: str) -> None:
+    assert drive_of(name) == drive
 
 
 def test_parts_of_one_drive_are_a_group(tmp_path: Path) -> None:

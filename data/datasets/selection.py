@@ -60,8 +60,12 @@ def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collect
 
 
 def drive_of(name: str) -> str:
-    """Return Prophesee's name of a recording without its part of the drive: 17-03-30_12-53-58_1037500000_1097500000, in µs."""
-    return re.sub(r"_\d+_\d+$", "", name)
+    """Return Prophesee's name of a recording without its part of the drive: 17-03-30_12-53-58_1037500000_1097500000, in µs.
+
+    Other names, such as those that end in a date and a time of day, stay as they are.
+    """
+    part = re.search(r"_(\d+)_(\d+)$", name)
+    return name[: part.start()] if part and int(part[1]) < int(part[2]) else name
 
 
 def held_out_files(kind: str, files: Mapping[str, Holdable]) -> set[str]:
