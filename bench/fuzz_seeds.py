@@ -22,6 +22,7 @@ from tests.event_files import (
     encode_evt2,
     encode_evt3,
     encode_evt21,
+    encode_mono,
     put_metavision,
     ros_array,
     ros_header,
@@ -168,7 +169,7 @@ def rosbag_seeds() -> list[bytes]:
         text = struct.pack("<I", len(encoding)) + encoding
         return ros_header(SIZE) + struct.pack("<2Q", 1, 1_000_000) + text + struct.pack("<BI", 0, len(data)) + data
 
-    mono = np.array([t * 1000 - 10**6 | x << 32 | y << 48 | p << 63 for t, x, y, p in events.tolist()], "<u8").tobytes()
+    mono = encode_mono(events, 1_000_000)
     arrays, packets = "dvs_msgs/msg/EventArray", "event_camera_msgs/msg/EventPacket"
     contents = [
         (arrays, [ros_array(events[:20]), ros_array(events[20:])]),

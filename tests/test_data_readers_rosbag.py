@@ -14,7 +14,7 @@ from evburst.data.errors import EventFileError, NoEventsError, SensorSizeError
 from evburst.data.events import Events, SensorSize
 from evburst.data.readers import open_events, rosbag
 from evburst.data.readers.ros_messages import Packet, decode_array, decode_packet, packet_columns
-from tests.event_files import SAMPLE, SIZE, collect, encode_evt3, rows
+from tests.event_files import SAMPLE, SIZE, collect, encode_evt3, encode_mono, rows
 
 pytest.importorskip("rosbags")
 from rosbags import rosbag1, rosbag2
@@ -153,12 +153,6 @@ def test_corrupt_messages_are_named(tmp_path: Path, storage: str, change: Callab
     path = write(tmp_path, storage, {"/e": (KIND, [good, change(good)])})
     with pytest.raises(EventFileError, match="/e: message 1 is corrupt, or has other fields"):
         collect(open_events(path))
-
-
-def encode_mono(events: Events, base_ns: int) -> bytes:
-    """Packets of the encoding "mono"."""
-    t, x, y, p = (events[name].astype(np.uint64) for name in "txyp")
-    return (t * 1000 - base_ns | x << 32 | y << 48 | p << 63).astype("<u8").tobytes()
 
 
 def encode_libcaer(events: Events, base_ns: int) -> bytes:

@@ -102,8 +102,9 @@ class BoxEvaluation(Evaluation):
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
         """Return the index of each scored frame's unit, `(frames,)`, and the kind of unit: recording, group, or picture."""
         names: list[tuple[int, str]] = []
-        recorded, groups = False, [part.group for part in self.dataset.parts() if part.group]
-        for number, (part, result) in enumerate(zip(self.dataset.parts(), results, strict=True)):
+        parts, recorded = self.dataset.parts(), False
+        groups = [part.group for part in parts if part.group]
+        for number, (part, result) in enumerate(zip(parts, results, strict=True)):
             frames, _ = match([result.boxes], self.protocol, self.dataset.spec.sensor_size)
             recorded = result.boxes.start_us is not None
             if recorded:

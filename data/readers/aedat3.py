@@ -26,7 +26,7 @@ from evburst.data.events import EVENT_DTYPE, Events, Faults, SensorSize
 from evburst.data.readers import reader
 from evburst.data.readers.aedat2 import CHIPS
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
-from evburst.data.readers.packets import DISORDER_US, PacketFile, settle_size
+from evburst.data.readers.packets import PacketFile, settle_size
 
 MAGIC = b"#!AER-DAT3.1"
 END = re.compile(rb"^#!END-HEADER\r?\n", re.MULTILINE)
@@ -40,6 +40,9 @@ _MAX_EVENT_BYTES = 1 << 24
 _JOINED_EVENTS = 1 << 16
 _BUFFER_BYTES = 1 << 18
 _KEPT_FILES = 256
+_DISORDER_US = 1_000_000
+"""Largest step back in time for which a part of a recording is the same as if everything before it had been read."""
+
 _SOURCE = re.compile(rb"^#\s*Source\s+\d+:\s*(\S+)", re.MULTILINE | re.IGNORECASE)
 
 
@@ -93,8 +96,8 @@ class Aedat3File(PacketFile):
         first = found[:, _Packet._fields.index("first_us")]
         following = np.append(first[1:], first[-1:])
         # A packet lasts until the next one begins. One of the two times may be corrupt.
-        early = np.maximum(first, following) < first_us - DISORDER_US
-        late = np.minimum(first, following) >= end_us + DISORDER_US
+        early = np.maximum(first, following) < first_us - _DISORDER_US
+        late = np.minimum(first, following) >= end_us + _DISORDER_US
         early[-1:] = False
         with self._opened() as file:
             yield from self._decoded(file, map(_Packet._make, found[~(early | late)].tolist()))

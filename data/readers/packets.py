@@ -14,9 +14,6 @@ from evburst.data.slicing import live_windows, windows_by_duration, windows_from
 MAX_WINDOW_EVENTS = 1 << 25
 """Maximum number of events per window: 436 MB, ten times what the busiest sensor sends in 50 ms. More means a broken clock."""
 
-DISORDER_US = 1_000_000
-"""Largest step back in time for which a part of a recording is the same as if everything before it had been read."""
-
 _SIZE_PACKETS = 10
 PASS_SIZE = "pass --sensor-size WIDTHxHEIGHT"
 

@@ -44,8 +44,8 @@ class BagFile(PacketFile):
         self._reader = require("rosbags.rosbag1" if self._ros1 else "rosbags.rosbag2", "ros", f"{path}: this format").Reader
         with self._opened() as bag:
             self._topic, kind = self._find_topic(bag)
-        self._decode = DECODERS[kind]
-        first = next((one for one in self._messages() if one.width and one.height), None)
+            self._decode = DECODERS[kind]
+            first = next((one for one in self._messages_in(bag) if one.width and one.height), None)
         stated = f"{first.width}x{first.height}" if first else None
         self.sensor_size = settle_size(path, stated, sensor_size, self.packets)
 
@@ -100,16 +100,19 @@ class BagFile(PacketFile):
         return found[0], topics[found[0]]
 
     def _messages(self) -> Iterator[Array | Packet]:
-        """Decode the messages of the topic."""
+        """Open the bag and decode the messages of the topic."""
         with self._opened() as bag:
-            chosen = [connection for connection in bag.connections if connection.topic == self._topic]
-            for number, (_, _, content) in enumerate(bag.messages(chosen)):
-                place, message = f"{self.path}: {self._topic}: message {number}", self._decode(bytes(content), self._ros1)
-                if message is None:
-                    raise EventFileError(f"{place} is corrupt, or has other fields")
-                if isinstance(message, Packet) and message.encoding not in ENCODINGS:
-                    raise EventFileError(f"{place} has the encoding {message.encoding!r}; read are {', '.join(ENCODINGS)}")
-                yield message
+            yield from self._messages_in(bag)
+
+    def _messages_in(self, bag: Any) -> Iterator[Array | Packet]:
+        chosen = [connection for connection in bag.connections if connection.topic == self._topic]
+        for number, (_, _, content) in enumerate(bag.messages(chosen)):
+            place, message = f"{self.path}: {self._topic}: message {number}", self._decode(bytes(content), self._ros1)
+            if message is None:
+                raise EventFileError(f"{place} is corrupt, or has other fields")
+            if isinstance(message, Packet) and message.encoding not in ENCODINGS:
+                raise EventFileError(f"{place} has the encoding {message.encoding!r}; read are {', '.join(ENCODINGS)}")
+            yield message
 
 
 @reader(
