@@ -188,6 +188,27 @@ class Residual(nn.Module):
         return self.out(self.features(x))
 
 
+class Grouped(nn.Module):
+    """Depthwise and grouped convolutions: of spikes, of a maximum, of a concatenation, of a sum, and beside spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise, self.wide = Block(4, 8, 3, 2), Block(8, 8), Block(8, 16, 1)
+        self.depthwise.conv = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.same, self.more = nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.pool, self.relu, self.out = nn.MaxPool2d(3, 1, 1), nn.ReLU(), nn.Conv2d(32, 4, 3, padding=1, groups=2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Of stride 2: 32 channels."""
+        stem = self.stem(x)
+        summed = stem + self.depthwise(self.pool(stem))
+        deep = self.wide(summed)
+        return torch.cat([self.relu(self.more(summed)), self.relu(self.same(deep) + deep)], 1)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        return self.out(self.features(x))
+
+
 @pytest.fixture
 def network() -> nn.Module:
     """EveryOperation with weights and statistics drawn from a fixed seed."""

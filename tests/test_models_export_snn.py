@@ -33,7 +33,7 @@ from evburst.models.spiking.integer_form import driven, integer_form
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
 from evburst.models.spiking.rounding import rounded
 from evburst.models.tasks import task_of
-from tests.conftest import ROOT, EveryOperation, FurtherOperations, Residual, drawn, in_new_process, spiking
+from tests.conftest import ROOT, EveryOperation, FurtherOperations, Grouped, Residual, drawn, in_new_process, spiking
 from tests.test_models_detector import TwoLevels
 from tests.test_models_runtime import same_counts
 
@@ -73,7 +73,7 @@ def network(
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize(
     ("kind", "signed"),
-    [(EveryOperation, False), (EveryOperation, True), (FurtherOperations, False), (Residual, False), (Residual, True)],
+    [(kind, signed) for kind in (EveryOperation, Residual, Grouped) for signed in (False, True)] + [(FurtherOperations, False)],
 )
 def test_spikes_are_the_references(kind: type[nn.Module], signed: bool, timesteps: int, grid: Tensor) -> None:
     graph, parameters = network(kind, grid, timesteps, signed)
@@ -108,6 +108,18 @@ def test_sums_of_more_than_eight_bits_are_exact(phi: int, timesteps: int, grid: 
     read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     assert all(read.intersection(node.output) for node in model.graph.node)
     assert all(constant.name in read for constant in model.graph.initializer)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_sums_of_more_than_eight_bits_are_exact_in_grouped_convolutions(timesteps: int, grid: Tensor) -> None:
+    graph, parameters = network(Grouped, grid, timesteps, phi=250)
+    loud = (30 * grid).clamp(max=255)
+    found = run(spiking_model(graph, parameters, 4, SnnOptions(counts=True)), loud)
+    reference = Watched(graph, parameters)
+    reference.run(loud)
+    assert max(reference.largest.values()) > 255
+    for name, counts in reference.counts.items():
+        assert np.array_equal(found[f"{name}.counts"].astype(np.float32), counts), name
 
 
 @pytest.mark.parametrize("phi", [3, 250, 255])
@@ -179,7 +191,7 @@ except KeyboardInterrupt:
     assert in_new_process(code).strip() == "interrupted"
 
 
-@pytest.mark.parametrize(("kind", "layers"), [(EveryOperation, 3), (Residual, 8)])
+@pytest.mark.parametrize(("kind", "layers"), [(EveryOperation, 3), (Residual, 8), (Grouped, 5)])
 def test_integer_form_compares_whole_numbers_with_halves(kind: type[nn.Module], layers: int, grid: Tensor) -> None:
     graph, parameters = network(kind, grid, 2)
     sizes = signal_thresholds(graph, parameters.neurons)
@@ -217,7 +229,19 @@ class OneLevel(Residual):
         return [self.out(x), self.classes(x)]
 
 
-@pytest.mark.parametrize(("kind", "strides"), [(TwoLevels, (4, 2)), (OneLevel, (4,))])
+class OneGroupedLevel(Grouped):
+    """Grouped convolutions, also in a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.classes = nn.Conv2d(32, 8, 1, groups=8), nn.Conv2d(32, 1, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.features(x)
+        return [self.out(x), self.classes(x)]
+
+
+@pytest.mark.parametrize(("kind", "strides"), [(TwoLevels, (4, 2)), (OneLevel, (4,)), (OneGroupedLevel, (2,))])
 def test_the_integer_form_survives_the_weights_file(
     kind: type[nn.Module], strides: tuple[int, ...], grid: Tensor, tmp_path: Path
 ) -> None:
@@ -373,12 +397,9 @@ def test_settings_that_a_network_cannot_have_are_refused(
 
 
 def test_layers_without_integer_form_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], grid: Tensor) -> None:
-    grouped = nn.Sequential(
-        nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 1)
-    )
-    graph = trace(grouped, grid)
+    graph = trace(nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.LeakyReLU(), nn.Conv2d(8, 2, 1)), grid)
     parameters = spiking(graph, grid, 1, 4)
     bundle = DetectorBundle(graph, graph, parameters, HeadSpec("classes", (1,), 0, ("a", "b")), VoxelConfig(bins=2), {})
-    bundle.save(tmp_path / "grouped.safetensors")
-    assert main(["--weights", str(tmp_path / "grouped.safetensors"), "--onnx-snn", str(tmp_path / "a.onnx")]) == 0
+    bundle.save(tmp_path / "leaky.safetensors")
+    assert main(["--weights", str(tmp_path / "leaky.safetensors"), "--onnx-snn", str(tmp_path / "a.onnx")]) == 0
     assert "1 of 2 layers of neurons have no integer form (from '2.relu' on)" in capsys.readouterr().err

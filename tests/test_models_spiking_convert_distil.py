@@ -27,7 +27,7 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, si
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
 from evburst.models.spiking.rounding import rounded, spike_values
 from evburst.models.tasks import divergence, task_of
-from tests.conftest import Block, Residual, drawn
+from tests.conftest import Block, Grouped, Residual, drawn
 
 SPEC = HeadSpec("yolo", (4,), 4, ("a", "b"))
 CASES = {"T1": (1, Choice(3)), "T3": (3, Choice(2)), "signed T3": (3, Choice(8, signed=True)), "raised": (1, Choice(8, 2.0))}
@@ -154,10 +154,23 @@ class DetectsResidually(Residual):
         return [self.boxes(x), self.scores(x)]
 
 
+class DetectsInGroups(Grouped):
+    """Grouped convolutions with what a detector reads out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.scores = nn.Conv2d(32, 16, 1), nn.Conv2d(32, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.features(x)
+        return [self.boxes(x), self.scores(x)]
+
+
+@pytest.mark.parametrize("kind", [DetectsResidually, DetectsInGroups])
 @pytest.mark.parametrize("case", ["T1", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "T1")])
-def test_neurons_driven_by_sums_learn_as_integers(batches: list[Tensor], case: str) -> None:
+def test_neurons_driven_by_sums_learn_as_integers(kind: type[nn.Module], batches: list[Tensor], case: str) -> None:
     """The network that learns is the one that runs: thresholds follow those of the spikes that are added."""
-    network, (timesteps, choice) = traced(DetectsResidually), CASES[case]
+    network, (timesteps, choice) = traced(kind), CASES[case]
     start = calibrate(network, record_targets(network, torch.cat(batches[:4])), timesteps, choice)
     first: list[Progress] = []
     distil(network, *start, SPEC, batches[:1], Descent(1), first.append)
@@ -420,11 +433,12 @@ def test_other_devices_learn_the_same_network(
         assert torch.allclose(layer.theta, network[1].neurons[name].theta, rtol=1e-3)
 
 
-def test_weights_are_rounded_the_same_on_other_devices(without_kernels: Callable[[], None]) -> None:
+@pytest.mark.parametrize("own", [(), (9,)], ids=["plain", "grouped"])
+def test_weights_are_rounded_the_same_on_other_devices(own: tuple[int, ...], without_kernels: Callable[[], None]) -> None:
     generator = torch.Generator().manual_seed(6)
-    weight, values = torch.randn(9, 7, 3, 3, generator=generator), torch.rand(7, generator=generator) + 0.1
+    weight, values = torch.randn(9, 7, 3, 3, generator=generator), torch.rand(*own, 7, generator=generator) + 0.1
     weight[2] = 0
-    step = (weight * values[:, None, None]).abs().flatten(1).amax(1).clamp_min(1e-3) / 100
+    step = (weight * values[..., None, None]).abs().flatten(1).amax(1).clamp_min(1e-3) / 100
     kernels = [rounded(weight, values, given) for given in (None, step)]
     without_kernels()
     assert all(torch.equal(rounded(weight, values, given), other) for given, other in zip((None, step), kernels, strict=True))

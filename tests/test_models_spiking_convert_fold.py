@@ -173,6 +173,7 @@ class _HalfAdded(nn.Module):
             r"'layer\.1'.*global average pool can be flattened$",
         ),
         (nn.Hardtanh(), r"'layer'.*clip to \[-1\.0, 1\.0\]"),
+        (_Of(lambda x: x.clamp(max=1)), r"'layer'.*clip to \[None, 1\]"),
         (nn.LeakyReLU(1.5), r"'layer'.*slope 1\.5"),
         (nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=1.5)), r"'layer\.1'.*whole factor"),
     ],
@@ -208,6 +209,8 @@ def test_a_batch_norm_without_gain_is_folded() -> None:
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, (3, 5), padding="same", dilation=(1, 2)), nn.ReLU()),
         nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding="valid", stride=2), nn.ReLU()),
         nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5), nn.Dropout(0.5)),
+        _Of(lambda x: x.clamp(0) + x.clamp(min=0) + x.clamp_min(0.0) + x.clone().clamp_(min=0)),
+        _Of(lambda x: x.clamp(0, 0.5) + x.clamp(max=2, min=0) + F.hardtanh(x, 0, 0.3)),
         _Of(lambda x: torch.cat(x.relu().split(2, 1)[::-1], 1)),
         _Of(lambda x: torch.cat(x.relu().tensor_split(3, -3)[::-1], -3)),  # pieces of 2, 1 and 1 channels
         _Of(lambda x: torch.cat([x.relu()[:, 3:], x.relu()[:, :-1]], 1)),

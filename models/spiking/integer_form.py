@@ -46,16 +46,13 @@ class Driven:
 def driven(graph: Graph) -> list[Driven]:
     """Layers of neurons where `integer_form` can apply.
 
-    Not among them are neurons of a LeakyReLU and those driven by grouped convolutions or by what is read out or by others as
-    well. Neither are neurons that spikes drive, too, if their own spikes are added to spikes: their thresholds would follow
-    from both.
+    Not among them are neurons of a LeakyReLU and those driven by what is read out or by others as well. Neither are neurons
+    that spikes drive, too, if their own spikes are added to spikes: their thresholds would follow from both.
     """
     readers, nodes, found = graph.consumers(), {node.name: node for node in graph.nodes}, []
 
     def is_current(node: Node) -> bool:
-        return (
-            node.op == "conv" and node.attrs["groups"] == 1 and len(readers[node.name]) == 1 and node.name not in graph.outputs
-        )
+        return node.op == "conv" and len(readers[node.name]) == 1 and node.name not in graph.outputs
 
     for relu in graph.nodes:
         if relu.op != "relu" or relu.attrs.get("negative_slope", 0.0):
@@ -136,7 +133,7 @@ def steps_of(
 ) -> Steps:
     """Choose the steps of a layer that `can_be_whole`; see `choose_steps`."""
     products = [
-        (graph.tensors[f"{conv.name}.weight"] * spike_values(graph, conv, sizes)[:, None, None]).abs().flatten(1).amax(1)  # type: ignore[index]
+        (graph.tensors[f"{conv.name}.weight"] * spike_values(graph, conv, sizes)[..., None, None]).abs().flatten(1).amax(1)  # type: ignore[index]
         for conv in drive.convs
     ]
     largest = torch.stack(products).amax(0)

@@ -32,34 +32,36 @@ Sizes = Mapping[str, Tensor | None]
 
 
 def spike_values(graph: Graph, conv: Node, theta: Sizes) -> Tensor | None:
-    """Scale of a count in each channel that a convolution reads, `(C,)`.
+    """Value of the counts that the weights of a convolution multiply: `(C,)`, equal for all output channels, or of a grouped
+    convolution `(O, C / groups)`.
 
-    None if the convolution's weights are not rounded: grouped convolutions, and those that read currents, averages, or sums
-    without a common unit.
+    None if the convolution's weights are not rounded: of those that read currents, averages, or sums without a common unit.
 
     Args:
         graph: the network.
         conv: the convolution.
         theta: value of a spike of every node.
     """
-    if conv.attrs["groups"] != 1:
-        return None
-    source = conv.inputs[0]
+    source, groups = conv.inputs[0], conv.attrs["groups"]
     if any(node.name == source and node.op == "input" for node in graph.nodes):
         weight = graph.tensors[f"{conv.name}.weight"]
         return weight.new_ones(weight.shape[1])
-    return theta[source]
+    values = theta[source]
+    if values is None or groups == 1:
+        return values
+    outputs = len(graph.tensors[f"{conv.name}.bias"])
+    return values.reshape(groups, -1).repeat_interleave(outputs // groups, 0)
 
 
 def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Weights `(O, C, kh, kw)` as int8, and the scale of each output channel, `(O,)` float32.
+    """Weights `(O, C / groups, kh, kw)` as int8, and the scale of each output channel, `(O,)` float32.
 
     Args:
         weight: float32.
         values: from `spike_values`.
         step: the scale, from `choose_steps` (integer_form.py); None makes the largest product of a channel 127.
     """
-    products = (weight * values[:, None, None]).double()
+    products = (weight * values[..., None, None]).double()
     if step is not None:
         integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
         return integers.to(torch.int8), step
@@ -77,7 +79,7 @@ def short(scale: Tensor) -> Tensor:
 
 def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
     """The float32 weights that equal these integers exactly; inverse of `to_int8`."""
-    return integers.float() * scale[:, None, None, None] / values[:, None, None]
+    return integers.float() * scale[:, None, None, None] / values[..., None, None]
 
 
 def has_kernels(tensor: Tensor) -> bool:
@@ -94,16 +96,16 @@ def rounded(weight: Tensor, values: Tensor, step: Tensor | None = None) -> Tenso
     if not has_kernels(weight):
         return from_int8(*to_int8(weight, values, step), values)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
-    shape = len(weight), len(values), -1
+    shape = len(weight), weight.shape[1], -1
     steps = torch.zeros(len(weight)) if step is None else step
-    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), values, steps))
+    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), values.expand(shape[:2]), steps))
     _round(*arrays, out.view(shape).numpy())
     return out
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
-    """`rounded` for `(O, C, kh * kw)` float32; a step of 0 stands for the one that makes the largest product 127."""
+    """`rounded` for `(O, C, kh * kw)` float32 and values `(O, C)`; a step of 0: the one that makes the largest product 127."""
     outputs, channels, taps = weight.shape
     for o in numba.prange(outputs):
         scale = np.float64(steps[o])
@@ -111,11 +113,11 @@ def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
             largest = np.float32(0)
             for c in range(channels):
                 for k in range(taps):
-                    largest = max(largest, abs(weight[o, c, k] * values[c]))
+                    largest = max(largest, abs(weight[o, c, k] * values[o, c]))
             mantissa, exponent = math.frexp(max(np.float64(largest) / LARGEST, SMALLEST_SCALE))
             scale = np.float64(math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent))
         for c in range(channels):
             for k in range(taps):
-                integer = np.rint(np.float64(weight[o, c, k] * values[c]) / scale)
+                integer = np.rint(np.float64(weight[o, c, k] * values[o, c]) / scale)
                 integer = min(max(integer, -LARGEST), LARGEST)
-                out[o, c, k] = np.float32(integer) * np.float32(scale) / values[c]
+                out[o, c, k] = np.float32(integer) * np.float32(scale) / values[o, c]

@@ -96,7 +96,7 @@ class _Tracer:
         if item.target is operator.getitem:
             self._aliases[item.name] = self._pieces[item.args[0].name][item.args[1]]  # type: ignore[union-attr, index]
             return
-        handler = _HANDLERS.get(str(item.target).rpartition("::")[2])
+        handler = _HANDLERS.get(str(item.target).rpartition("::")[2].replace("_.", "."))  # in place or not
         if handler is None:
             raise ConversionError(f"module {path_of(item)!r}: {item.target} has no spiking equivalent{advice(item)}")
         self._check_keywords(item)
@@ -181,13 +181,13 @@ class _Tracer:
         source = self._value(item.args[0])
         self._emit(item, f"{source.name}.relu", "relu", (source,), **attrs)
 
-    def relu6(self, item: FxNode) -> None:
-        _, low, high = arguments(item, (0.0, 6.0), 1)
-        if low != 0 or high <= 0:
+    def clip(self, item: FxNode) -> None:
+        _, low, high = arguments(item, (0.0, 6.0) if "relu6" in str(item.target) else (None, None), 1)
+        if low != 0 or (high is not None and high <= 0):
             raise ConversionError(
                 f"module {path_of(item)!r}: a clip to [{low}, {high}]; only clips with lower bound 0 have a spiking equivalent"
             )
-        self.relu(item, ceiling=float(high))
+        self.relu(item, **({} if high is None else {"ceiling": float(high)}))
 
     def leaky_relu(self, item: FxNode) -> None:
         _, slope = arguments(item, (0.01,), 1)
@@ -373,14 +373,12 @@ _HANDLERS: dict[str, Callable[[_Tracer, FxNode], None]] = {
     "aten.conv2d.padding": _Tracer.conv,
     "aten.batch_norm.default": _Tracer.batch_norm,
     "aten.relu.default": _Tracer.relu,
-    "aten.relu_.default": _Tracer.relu,
-    "aten.relu6.default": _Tracer.relu6,
-    "aten.hardtanh.default": _Tracer.relu6,
-    "aten.hardtanh_.default": _Tracer.relu6,
+    "aten.relu6.default": _Tracer.clip,
+    "aten.hardtanh.default": _Tracer.clip,
+    "aten.clamp.default": _Tracer.clip,
+    "aten.clamp_min.default": _Tracer.clip,
     "aten.leaky_relu.default": _Tracer.leaky_relu,
-    "aten.leaky_relu_.default": _Tracer.leaky_relu,
     "aten.add.Tensor": _Tracer.add,
-    "aten.add_.Tensor": _Tracer.add,
     "aten.cat.default": _Tracer.concat,
     "aten.chunk.default": _Tracer.chunk,
     "aten.split.Tensor": _Tracer.chunk,
