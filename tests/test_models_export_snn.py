@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +331,8 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "outputs boxes, scores, labels" in capsys.readouterr().out
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
+    stated = json.loads(session.get_modelmeta().custom_metadata_map["boxes"])
+    assert stated == {"sensor_size": [304, 240], "post": {"score": 0.3, "nms_iou": 0.45, "max_detections": 100}}
     with pytest.raises(ModelError, match="size of the grids"):
         write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
 

@@ -168,11 +168,18 @@ def convolution_of(node: Node) -> dict[str, Any]:
     return {"strides": a["stride"], "pads": a["padding"] * 2, "dilations": a["dilation"], "group": a["groups"]}
 
 
-def save_onnx(model: Any, path: Path, bundle: DetectorBundle) -> None:
-    """Check a model and write it, with its head, binning and stride as JSON; raises DataError if the file cannot be written."""
+def save_onnx(model: Any, path: Path, bundle: DetectorBundle, **more: Any) -> None:
+    """Check a model and write it; raises DataError if the file cannot be written.
+
+    Args:
+        model: `onnx.ModelProto`.
+        path: of the file.
+        bundle: its head, binning and stride become metadata, as JSON.
+        more: further metadata.
+    """
     import onnx
 
-    metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride}
+    metadata = {"head": asdict(bundle.head), "voxel": asdict(bundle.voxel), "stride": bundle.stride} | more
     onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in metadata.items()})
     onnx.checker.check_model(model, full_check=True)
     with replacing(path) as part:

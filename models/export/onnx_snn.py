@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | Non
     """
     options = options or SnnOptions()
     model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
-    save_onnx(model, path, bundle)
+    save_onnx(model, path, bundle, **({"boxes": asdict(options.boxes)} if options.boxes else {}))
 
 
 def spiking_model(
