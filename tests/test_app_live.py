@@ -407,6 +407,22 @@ def test_the_command_prints_its_figures_and_writes_a_recording(tmp_path: Path, c
     assert (code, out.split()[0]) == (0, "fake")
 
 
+def test_a_recording_that_stops_early_is_an_error_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run continues, prints its figures, and keeps what was recorded."""
+    resource = pytest.importorskip("resource")  # a file that may not grow further stands in for a full disk
+    limits, path = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "o.dat"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    try:
+        flags = ["--camera", "fake", "--sensor-size", "64x48", "--headless", "--seconds", "1", "--record", path, "--json"]
+        code, out, err = live(capsys, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    result = json.loads(out)
+    assert (code, result["recording_stopped"], result["windows"] > 1) == (1, os.strerror(errno.EFBIG), True)
+    assert f"recording stopped early ({os.strerror(errno.EFBIG)}); it holds the first" in err
+    assert sum(map(len, open_events(path).packets())) == result["recorded_events"] < result["events_per_s"]
+
+
 def test_a_recording_of_another_suffix_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.csv"
     assert live_main(["--camera", "fake", "--headless", "--seconds", "1", "--record", str(out)]) == 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from evburst.app.console import run
 from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
 from evburst.app.live.recording_settings import OF_RECORDINGS
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, DataError
+from evburst.data.text import number_of
 
 
 def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
@@ -51,7 +52,7 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
         unlisted=[f"detect.{name}" for name in OF_RECORDINGS],
     )
 
-    def main(args: argparse.Namespace) -> str:
+    def main(args: argparse.Namespace) -> Iterator[str]:
         from evburst.app.config import load_config
         from evburst.app.live.pipeline import LiveConfig
         from evburst.app.live.run import LiveRequest, human_summary, preset_settings, run_live
@@ -71,7 +72,10 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
         preset_assignments = as_assignments(preset_settings(args.preset)) if args.preset else []
         assignments = preset_assignments + args.set + given(args)
         summary = run_live(request, load_config(LiveConfig, args.config, assignments, {"detect": {"timesteps": 1}}))
-        return json.dumps(summary, indent=1) if args.json else human_summary(summary)
+        yield json.dumps(summary, indent=1) if args.json else human_summary(summary)
+        if reason := summary["recording_stopped"]:
+            held = number_of(summary["recorded_events"], "event")
+            raise DataError(f"{args.record}: recording stopped early ({reason}); it holds the first {held}")
 
     return run(parser, main, argv)
 

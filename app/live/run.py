@@ -100,8 +100,10 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             window = LiveWindow(pipeline)
             stack.callback(window.close)
             turn = window.turn
+        recorder = None
         if request.record:  # last, because everything before may fail, and this replaces a file
-            pipeline.record(LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite))
+            recorder = LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite)
+            pipeline.record(recorder)
         pipeline.start()
         try:
             while not _is_over(pipeline) and turn():
@@ -117,7 +119,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             raise DataError(
                 f"{source.name}: ended before its first window of {window_ms:g} ms was complete; nothing was detected"
             )
-        return summary(pipeline, wall_s)
+        return summary(pipeline, wall_s, recorder)
 
 
 def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
@@ -180,7 +182,7 @@ def preset_settings(name: str) -> dict[str, object]:
     return {f"simulator.{key}": value for key, value in vars(PRESETS[name].config).items()}
 
 
-def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
+def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None = None) -> dict[str, Any]:
     """Return the summary of a run, in JSON types."""
     totals, detect = pipeline.figures, pipeline.config.detect
     network, n = pipeline.network, totals.windows
@@ -213,6 +215,8 @@ def summary(pipeline: LivePipeline, wall_s: float) -> dict[str, Any]:
         "source_lost": pipeline.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
         "faults": pipeline.source.faults.found(),
+        "recorded_events": recorder.events if recorder else None,
+        "recording_stopped": recorder.stopped if recorder else "",
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "provenance": provenance(),
     }
