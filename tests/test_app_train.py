@@ -315,7 +315,7 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     assert 0 < convert.record["divergence"]["energy_of_ann"] < 1
     assert convert(*flags, "--sensor-size", "96x64", *ADVANCED, "--set", "tuning_every=4") == 0
     assert [row["windows"] for row in convert.record["descent"]] == [0, 4, 8, 10]
-    assert all(row["select_divergence"] > 0 and "select_lost_ap" not in row for row in convert.record["descent"])
+    assert all(row["select_divergence"] > 0 and "select_lost" not in row for row in convert.record["descent"])
     assert DetectorBundle.load(convert.weights).record["sensor_size"] == [96, 64]
     assert convert(*flags, "--max-loss", "1") == 1
     assert "max_loss needs labels" in capsys.readouterr().err

@@ -2,8 +2,8 @@
 
 Every training window shows a random training picture in a new way. Windows are simulated in blocks, one block ahead of the
 one that the network learns from, and deleted after it; batches are binned one ahead as well. Two files lie beside the weights
-file: NAME_descent.csv has divergence, energy and lost AP against minutes; NAME_descent.safetensors exists until the descent
-is finished, and the same command resumes from it.
+file: NAME_descent.csv has divergence, energy, and the AP or top-1 lost, against minutes; NAME_descent.safetensors exists until
+the descent is finished, and the same command resumes from it.
 """
 
 from __future__ import annotations

@@ -34,13 +34,13 @@ class Measurement:
     """Figures of a network on windows that it does not learn from.
 
     Attributes:
-        lost_ap: AP or top-1 of the ANN minus that of the network, in points; None without labels.
+        lost: AP or top-1 of the ANN minus that of the network, in points; None without labels.
         operations: synaptic operations per window that is not idle.
         burst: mean spikes per burst, weighted by fan-out.
         divergence: from the ANN; None with labels.
     """
 
-    lost_ap: float | None
+    lost: float | None
     operations: float
     burst: float
     divergence: float | None = None

@@ -75,7 +75,7 @@ def _cheapest_within_loss(
         scored, operations = score(conversion.calibrated(frontier.point(index)), conversion.tuning)
         lost = conversion.tuning_score - scored.value
         measured_share = float(operations * conversion.share_per_operation())
-        tried.append({"share": measured_share, "lost_ap": round(lost, 2), "point": index})
+        tried.append({"share": measured_share, "lost": round(lost, 2), "point": index})
         return bool(lost <= max_loss)
 
     too_lossy, best = -1, len(frontier)
@@ -90,7 +90,7 @@ def _cheapest_within_loss(
             too_lossy = middle
     dearest = len(frontier) - 1
     if best > dearest and (too_lossy == dearest or not holds(dearest)):
-        least = min(point["lost_ap"] for point in tried)
+        least = min(point["lost"] for point in tried)
         raise ConfigError(
             f"max_loss {max_loss:g}: the smallest loss measured is {least:g}; allow a higher loss, or give more timesteps"
         )

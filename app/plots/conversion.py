@@ -82,7 +82,7 @@ def draw_frontier(
     axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"chosen: point {index}")
     for point in tried:
         k = int(point["point"])
-        axes.annotate(f"{point['lost_ap']:+.1f} {unit} lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
+        axes.annotate(f"{point['lost']:+.1f} {unit} lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
     axes.set(
         xlabel=f"energy, % of the dense ANN's ({HEADLINE}, every spike counted)",
         ylabel="divergence from the ANN (sum over layers)",
@@ -101,7 +101,7 @@ def draw_course(rows: list[dict[str, float]], share_per_operation: float, unit: 
     figure = new_figure(8, 7)
     lost, energy, divergence = figure.subplots(3, 1, sharex=True)
     minutes = [row["minutes"] for row in rows]
-    measured, label = "select_lost_ap", f"{unit} lost"
+    measured, label = "select_lost", f"{unit} lost"
     if measured not in rows[0]:  # without labels
         measured, label = "select_divergence", "divergence"
     lost.plot(minutes, [row[measured] for row in rows], "o-", color="#cc0000")
