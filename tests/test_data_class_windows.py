@@ -14,6 +14,7 @@ from evburst.data.errors import ConfigError, DataError, EventFileError, LabelErr
 from evburst.data.events import EventArray, SensorSize
 from evburst.data.readers import ReadOptions
 from evburst.data.writers import write_events
+from tests.event_files import dat_bytes, rows
 from tests.test_data_datasets_recorded import events
 
 SIZE = SensorSize(48, 32)
@@ -129,6 +130,21 @@ def test_recordings_out_of_order_are_refused() -> None:
     shuffled.events["t"] = shuffled.events["t"][::-1].copy()
     with pytest.raises(EventFileError, match=r"1\.dat: \d+ of 500 events are older .* not in order of time; sort its events"):
         ClassWindows(dataset(recording(0, 3 * W), shuffled), "train", W)
+
+
+def test_that_many_recordings_are_read_first_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evburst.data.datasets.class_windows._MANY", 2)
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    for name in (f"{k}.dat" for k in range(20)):
+        (tmp_path / "data" / "a" / name).write_bytes(dat_bytes(rows((0, 0, 0, 1), (50_000, 1, 1, 0))))
+    with caplog.at_level("INFO", "evburst"):
+        for _ in range(2):
+            open_class_windows("folder", tmp_path / "data", "train", 100_000, 0, tmp_path / "cache", HeldTime())
+    said = [message for message in caplog.messages if "recordings once" in message]
+    assert len(said) == 1
+    assert f" recordings once; the times are kept in {tmp_path / 'cache' / 'classes'}" in said[0]
 
 
 def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

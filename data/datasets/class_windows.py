@@ -36,6 +36,8 @@ _VERSION = 1
 _MAX_HELD_EVENTS = 20_000_000
 """Largest number of events kept in memory for all open recordings together, which is 260 MB."""
 _OPEN_RECORDINGS = 2048
+_MANY = 2000
+"""Number of recordings from which on it is said that they are read first, because that takes seconds or minutes."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,9 @@ class ClassWindows:
         file = cache / "classes" / f"{digest}.json" if cache and all(recording.identity for recording in recordings) else None
         if file and (kept := _load(file, len(recordings))):
             return kept
+        if len(recordings) >= _MANY:
+            kept_in = f"; the times are kept in {file.parent}" if file else ""
+            _LOG.info("%s: reading %d recordings once%s", self._dataset.name, len(recordings), kept_in)
         measured = []
         for number, recording in enumerate(recordings):
             index = self._index(number)
