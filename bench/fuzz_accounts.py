@@ -51,6 +51,8 @@ def _account_evt(path: Path, stream: Any, events: int) -> None:
         kind = words >> 12
         pixels = np.bitwise_count(np.where(kind == 4, words & 0xFFF, np.where(kind == 5, words & 0xFF, kind == 2))).sum()
         others = (~np.isin(kind, (0, 2, 3, 4, 5, 6, 8))).sum()
+    elif stream.encoding == "EVT4":
+        kind, pixels, others = _evt4_words(words[:, 0])
     else:
         control = 1 if stream.encoding == "EVT2.1" and stream.word_order == "little" else 0
         kind = words[:, control] >> 28
@@ -59,10 +61,24 @@ def _account_evt(path: Path, stream: Any, events: int) -> None:
         others = (~np.isin(kind, (0, 1, 8))).sum()
     _equal(events + faults.untimed_events + faults.unplaced_events, int(pixels))
     _equal(skipped, int(others))
-    require(faults.contradicted_times <= int((kind == 8).sum()), "more contradicted times than times")
+    require(
+        faults.contradicted_times <= int((kind == (14 if stream.encoding == "EVT4" else 8)).sum()),
+        "more contradicted times than times",
+    )
     require(
         path.read_bytes().endswith(words.tobytes(), 0, path.stat().st_size - faults.truncated_bytes), "words not up to the end"
     )
+
+
+def _evt4_words(words: Any) -> tuple[Any, int, int]:
+    """The types of words that have one, the number of pixels with an event, and that of words without events and time."""
+    kinds, pixels, others, rest = list[int](), 0, 0, iter(words.tolist())
+    for word in rest:
+        kinds.append(word >> 28)
+        valid = next(rest, None) if kinds[-1] in (12, 13) else int(kinds[-1] in (10, 11))
+        pixels += (valid or 0).bit_count()
+        others += valid is None or kinds[-1] not in (10, 11, 12, 13, 14)
+    return np.array(kinds), pixels, others
 
 
 def _account_bin(path: Path, stream: Any, events: int) -> None:

@@ -21,6 +21,7 @@ from tests.event_files import (
     dat_bytes,
     encode_evt2,
     encode_evt3,
+    encode_evt4,
     encode_evt21,
     encode_mono,
     put_metavision,
@@ -78,6 +79,8 @@ def evt_seeds() -> list[bytes]:
         b"% evt 2.1\n" + RAW_GEOMETRY + encode_evt21(events, legacy=True),
         evt3 + np.array(with_extras, "<u2").tobytes(),
         b"% evt 3.0\n" + encode_evt3(wrapping),
+        b"% format EVT4;height=24;width=32\n" + encode_evt4(events) + others,
+        b"% format EVT4\n" + RAW_GEOMETRY + encode_evt4(make_events(40, (1 << 34) - 80_000)),
     ]
 
 

@@ -123,6 +123,14 @@ def evt21_high(t: int) -> int:
     return evt2_high(t) << 32
 
 
+def evt4_cd(p: int, t: int, x: int, y: int, vector: bool = False) -> int:
+    return (12 if vector else 10) + p << 28 | (t & 63) << 22 | x << 11 | y
+
+
+def evt4_high(t: int) -> int:
+    return 14 << 28 | (t >> 6) & 0xFFFFFFF
+
+
 def evt3_y(y: int) -> int:
     return 0x0000 | y
 
@@ -191,6 +199,19 @@ def encode_evt3(events: Events) -> bytes:
         words.append(evt3_vect(valid, width))
         base = (x + width, p)
     return np.array(words, "<u2").tobytes()
+
+
+def encode_evt4(events: Events) -> bytes:
+    """EVT4 words; events that follow each other in one row, of one time and polarity, share a vector of 32 pixels."""
+    words, high = [], -1
+    for t, x, y, p, valid in _vectors(events, 32):
+        if t >> 6 != high:
+            words.append(evt4_high(t))
+        high = t >> 6
+        words.append(evt4_cd(p, t, x, y, valid != 1))
+        if valid != 1:
+            words.append(valid)
+    return np.array(words, "<u4").tobytes()
 
 
 def _vectors(events: Events, width: int) -> Iterator[tuple[int, int, int, int, int]]:

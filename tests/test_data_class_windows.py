@@ -132,7 +132,7 @@ def test_recordings_out_of_order_are_refused() -> None:
         ClassWindows(dataset(recording(0, 3 * W), shuffled), "train", W)
 
 
-def test_that_many_recordings_are_read_first_is_said_once(
+def test_a_message_states_that_many_recordings_are_read_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evburst.data.datasets.class_windows._MANY", 2)
@@ -142,9 +142,9 @@ def test_that_many_recordings_are_read_first_is_said_once(
     with caplog.at_level("INFO", "evburst"):
         for _ in range(2):
             open_class_windows("folder", tmp_path / "data", "train", 100_000, 0, tmp_path / "cache", HeldTime())
-    said = [message for message in caplog.messages if "recordings once" in message]
-    assert len(said) == 1
-    assert f" recordings once; the times are kept in {tmp_path / 'cache' / 'classes'}" in said[0]
+    stated = [message for message in caplog.messages if "recordings once" in message]
+    assert len(stated) == 1
+    assert f" recordings once; the times are kept in {tmp_path / 'cache' / 'classes'}" in stated[0]
 
 
 def test_a_table_of_labels_and_time_that_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,6 +27,8 @@ from tests.event_files import (
     evt3_vect,
     evt3_x,
     evt3_y,
+    evt4_cd,
+    evt4_high,
     evt21_cd,
     evt21_high,
 )
@@ -37,7 +39,8 @@ EVT2 = "% evt 2.0\n% geometry 1280x720\n"
 EVT21 = "% format EVT21;height=720;width=1280;endianness=little\n"
 EVT21_LEGACY = "% format EVT21;height=720;width=1280;endianness=legacy\n"
 EVT3 = "% evt 3.0\n% format EVT3;height=720;width=1280\n% end\n"
-WORD_DTYPE = {EVT2: "<u4", EVT21: "<u8", EVT21_LEGACY: "<u8", EVT3: "<u2"}
+EVT4 = "% camera_integrator_name Prophesee\n% format EVT4;height=720;width=1280\n% end\n"
+WORD_DTYPE = {EVT2: "<u4", EVT21: "<u8", EVT21_LEGACY: "<u8", EVT3: "<u2", EVT4: "<u4"}
 
 Row = tuple[int, int, int, int]
 
@@ -152,6 +155,29 @@ def reference_evt3(words: list[int]) -> tuple[list[Row], dict[str, int], dict[in
     return events, faults_of(clock, untimed, unplaced, useless, {0x7, 0xA, 0xE, 0xF}), useless
 
 
+def reference_evt4(words: list[int]) -> tuple[list[Row], dict[str, int], dict[int, int]]:
+    """EVT4: events, faults, and unused words by type."""
+    clock, events, useless, untimed = ReferenceClock(28, 6), [], {}, 0
+    parts: list[tuple[int, int | None]] = []  # words with a type, and what follows those that are vectors
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        parts.append((word, (rest.pop(0) if rest else None) if word >> 28 in (12, 13) else 1))
+    for i, (word, valid) in enumerate(parts):
+        kind = word >> 28
+        if 10 <= kind <= 13 and valid is not None:
+            xs = [(word >> 11 & 0x7FF) + k for k in range(32) if valid >> k & 1]
+            if clock.high is None:
+                untimed += len(xs)
+            else:
+                events += [(clock.high * 64 + (word >> 22 & 63), x, word & 0x7FF, kind % 2) for x in xs]
+        elif kind == 14:
+            clock.read(word & 0xFFFFFFF, [w & 0xFFFFFFF for w, _ in parts[i + 1 :] if w >> 28 == 14])
+        else:
+            useless[kind] = useless.get(kind, 0) + 1
+    return events, faults_of(clock, untimed, 0, useless, {0x6, 0x7, 0x9, 0xF}), useless
+
+
 def faults_of(clock: ReferenceClock, untimed: int, unplaced: int, useless: dict[int, int], sound: set[int]) -> dict[str, int]:
     faults = {
         "untimed_events": untimed,
@@ -165,8 +191,8 @@ def faults_of(clock: ReferenceClock, untimed: int, unplaced: int, useless: dict[
 
 def assert_equals_reference(path: Path, header: str, words: list[int], max_events: int) -> None:
     recording = RawFile(write_raw(path, header, words), SIZE)
-    if header == EVT3:
-        events, faults, useless = reference_evt3(words)
+    if header in (EVT3, EVT4):
+        events, faults, useless = (reference_evt3 if header == EVT3 else reference_evt4)(words)
     else:
         events, faults, useless = reference_evt2(words, vectors=header != EVT2)
     assert rows(decoded(recording, max_events)) == events
@@ -403,6 +429,38 @@ def test_vectors_without_a_new_base_do_not_overflow_x(tmp_path: Path) -> None:
     assert binned == [(1280, 72_000 - 1280)]
 
 
+def test_evt4(tmp_path: Path) -> None:
+    """Vectors, padding, and words before the first time, as OpenEB reads them; the last vector lacks its bits."""
+    words = [
+        evt4_cd(0, 1, 3, 2),
+        evt4_cd(1, 7, 9, 8, vector=True),
+        0xE0000011,  # bits of the vector, no TIME_HIGH
+        0xFFFFFFFF,
+        evt4_high(192),
+        evt4_cd(0, 193, 5, 4),
+        evt4_cd(1, 194, 2047, 2047),
+        0xFFFFFFFF,
+        evt4_cd(0, 200, 5, 4, vector=True),
+        1 << 31 | 1 << 7 | 1 << 3 | 1,
+        evt4_cd(1, 201, 5, 4, vector=True),
+        0,
+        0x60000014,  # OTHERS
+        0x70000001,  # CONTINUED
+        0x90000000,  # EXT_TRIGGER
+        0x30000000,  # undefined
+        evt4_high(256),
+        evt4_cd(1, 261, 5, 4),
+        evt4_cd(1, 262, 5, 4, vector=True),
+    ]
+    recording = open_events(write_raw(tmp_path / "a.raw", EVT4, words))
+    assert isinstance(recording, RawFile)
+    assert (recording.encoding, recording.sensor_size) == ("EVT4", SIZE)
+    expected = [(193, 5, 4, 0), (194, 2047, 2047, 1), (200, 5, 4, 0), (200, 8, 4, 0), (200, 12, 4, 0), (200, 36, 4, 0)]
+    assert rows(decoded(recording)) == [*expected, (261, 5, 4, 1)]
+    assert recording.faults.found() == {"untimed_events": 6, "undefined_words": 2}
+    assert recording.skipped_words == {"OTHERS": 1, "CONTINUED": 1, "EXT_TRIGGER": 1, "PADDING": 2}
+
+
 def test_undefined_words_are_ignored_and_counted(tmp_path: Path) -> None:
     words = [evt3_high(0), evt3_y(2), 0x1FFF, 0x9000, 0xB000, 0xC000, 0xD000, evt3_x(0, 1)]
     recording = RawFile(write_raw(tmp_path / "a.raw", EVT3, words))
@@ -448,13 +506,25 @@ def test_evt21_equals_the_reference(
     assert_equals_reference(tmp_path_factory.mktemp("evt21") / "a.raw", header, words, max_events)
 
 
+def evt4_words() -> st.SearchStrategy[int]:
+    kinds = st.sampled_from([10, 11, 10, 11, 12, 13, 12, 13, 14, 14, 0, 3, 6, 7, 9, 15])
+    bits = st.one_of(st.integers(0, 2**28 - 1), st.integers(0, 40), st.integers(2**28 - 40, 2**28 - 1))
+    return st.builds(lambda kind, rest: kind << 28 | rest, kinds, bits)
+
+
+@settings(deadline=None)
+@given(words=st.lists(evt4_words(), min_size=1, max_size=120), max_events=MAX_EVENTS)
+def test_evt4_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, words: list[int], max_events: int) -> None:
+    assert_equals_reference(tmp_path_factory.mktemp("evt4") / "a.raw", EVT4, words, max_events)
+
+
 @settings(deadline=None)
 @given(words=st.lists(evt3_words(), min_size=1, max_size=150), max_events=MAX_EVENTS)
 def test_evt3_equals_the_reference(tmp_path_factory: pytest.TempPathFactory, words: list[int], max_events: int) -> None:
     assert_equals_reference(tmp_path_factory.mktemp("evt3") / "a.raw", EVT3, words, max_events)
 
 
-@pytest.mark.parametrize("header", [EVT2, EVT21, EVT21_LEGACY, EVT3])
+@pytest.mark.parametrize("header", WORD_DTYPE)
 @pytest.mark.parametrize("seed", range(3))
 def test_uniformly_random_words_equal_the_reference(tmp_path: Path, header: str, seed: int) -> None:
     bits = 8 * np.dtype(WORD_DTYPE[header]).itemsize
@@ -541,7 +611,7 @@ def test_size_from_the_caller(tmp_path: Path) -> None:
         (EVT3.encode(), EventFileError, f"no complete word after the header, which ends at byte {len(EVT3)}"),
         (EVT3.encode() + b"\x00", EventFileError, "no complete word after the header"),
         (EVT21.encode() + bytes(7), EventFileError, "no complete word after the header"),
-        (b"% evt 4.0\n" + bytes(8), EventFileError, r"encoding '4.0' is not supported \(known: EVT2, EVT2.1, EVT3\)"),
+        (b"% evt 4.0\n" + bytes(8), EventFileError, r"encoding '4.0' is not supported \(known: EVT2, EVT2.1, EVT3, EVT4\)"),
         (b"% format HISTO3D;height=320;width=320\n" + bytes(8), EventFileError, "encoding 'HISTO3D' is not supported"),
         (
             b"% format " + bytes(range(32, 127)) * 20 + b"\n" + bytes(8),
@@ -567,9 +637,10 @@ def test_a_file_without_a_header_is_no_raw_file(tmp_path: Path) -> None:
         RawFile(path)
 
 
-@pytest.mark.parametrize(("header", "tail"), [(EVT2, 3), (EVT21, 7), (EVT3, 1)])
+@pytest.mark.parametrize(("header", "tail"), [(EVT2, 3), (EVT21, 7), (EVT3, 1), (EVT4, 2)])
 def test_truncated_in_mid_word(tmp_path: Path, header: str, tail: int) -> None:
     words = {EVT2: [evt2_high(0), evt2_cd(1, 1, 2, 3)], EVT21: [evt21_high(0), evt21_cd(1, 1, 2, 3, 1)]}
+    words[EVT4] = [evt4_high(0), evt4_cd(1, 1, 2, 3)]
     evt3 = [evt3_high(0), evt3_low(1), evt3_y(3), evt3_x(1, 2)]
     recording = RawFile(write_raw(tmp_path / "a.raw", header, words.get(header, evt3), tail=b"\xff" * tail))
     assert rows(decoded(recording)) == [(1, 2, 3, 1)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.readers import open_events
-from tests.event_files import aedat4_bytes, bin_bytes, collect, encode_evt2, encode_evt3, encode_evt21
+from tests.event_files import aedat4_bytes, bin_bytes, collect, encode_evt2, encode_evt3, encode_evt4, encode_evt21
 
 SIZE = SensorSize(2048, 2048)
 
@@ -82,6 +82,7 @@ FORMATS = {
         ".raw", raw(b"% format EVT21;endianness=legacy\n", lambda e: encode_evt21(e, legacy=True)), (1 << 34) - 1, 1 << 31
     ),
     "evt3": Format(".raw", raw(b"% evt 3.0\n", encode_evt3), (1 << 24) - 1, 1 << 21),
+    "evt4": Format(".raw", raw(b"% format EVT4\n", encode_evt4), (1 << 34) - 1, 1 << 31),
     "bin": Format(".bin", write_bin, (1 << 23) - 1, 1 << 20, 256, 240),
     "aedat4": Format(".aedat4", write_aedat4, 1 << 60, 1 << 50, wraps=False),
     "hdf5": Format(".h5", write_hdf5, (1 << 60) - 1, 1 << 50, wraps=False),

@@ -37,7 +37,7 @@ _MAX_HELD_EVENTS = 20_000_000
 """Largest number of events kept in memory for all open recordings together, which is 260 MB."""
 _OPEN_RECORDINGS = 2048
 _MANY = 2000
-"""Number of recordings from which on it is said that they are read first, because that takes seconds or minutes."""
+"""Smallest number of recordings for which a message states that they are read first, which takes seconds or minutes."""
 
 
 @dataclass(frozen=True)

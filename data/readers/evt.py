@@ -1,6 +1,7 @@
-"""Prophesee RAW: `%` header, then EVT2, EVT2.1 or EVT3 words. Memory-mapped and decoded packet by packet by our own kernels.
+"""Prophesee RAW: `%` header, then EVT2, EVT2.1, EVT3 or EVT4 words. Memory-mapped, and decoded packet by packet by our kernels.
 
-Source: docs.prophesee.ai, "Data encoding formats" and "RAW file format". The words are described in `evt_kernels`.
+Sources: docs.prophesee.ai, "Data encoding formats" and "RAW file format"; of EVT4 the decoder in OpenEB 5 (Apache 2.0). The
+words are described in `evt_kernels`.
 
 The header states the encoding (`% evt 3.0`, or `% format EVT3;height=720;width=1280`, which takes precedence) and in newer
 files the sensor's size (in `% format`, or `% geometry 1280x720`). Older files do not state it, so the caller must pass it.
@@ -40,14 +41,15 @@ from evburst.data.readers.mapping import MappedWords
 from evburst.data.readers.options import DEFAULT_OPTIONS, ReadOptions
 from evburst.data.readers.packets import PacketFile, settle_size
 
-ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3"}
+ENCODINGS = {"2.0": "EVT2", "2.1": "EVT2.1", "3.0": "EVT3", "EVT2": "EVT2", "EVT21": "EVT2.1", "EVT3": "EVT3", "EVT4": "EVT4"}
 """Encoding by the value of `% evt` or the name in `% format`."""
 
-WORD_BYTES = {"EVT2": 4, "EVT2.1": 8, "EVT3": 2}
+WORD_BYTES = {"EVT2": 4, "EVT2.1": 8, "EVT3": 2, "EVT4": 4}
 SKIPPED_WORDS = {
     "EVT2": {0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED"},
     "EVT2.1": {0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED"},
     "EVT3": {0x7: "CONTINUED_4", 0xA: "EXT_TRIGGER", 0xE: "OTHERS", 0xF: "CONTINUED_12"},
+    "EVT4": {0x6: "OTHERS", 0x7: "CONTINUED", 0x9: "EXT_TRIGGER", 0xF: "PADDING"},
 }
 ORDER_WORDS = 1 << 16
 
@@ -57,10 +59,10 @@ class RawFile(PacketFile):
 
     Attributes:
         path: the file.
-        encoding: "EVT2", "EVT2.1" or "EVT3".
+        encoding: "EVT2", "EVT2.1", "EVT3" or "EVT4".
         sensor_size: (W, H) px.
         word_order: "little" or, for EVT2.1 only, "legacy".
-        words: memory map of the words: `(n, 1)` uint32 for EVT2, `(n, 2)` uint32 for EVT2.1, `(n,)` uint16 for EVT3.
+        words: memory map of the words: `(n, 1)` uint32 for EVT2 and EVT4, `(n, 2)` uint32 for EVT2.1, `(n,)` uint16 for EVT3.
         faults: counts of what was dropped or repaired so far.
         skipped_words: counts of valid words that are not events (triggers, extensions) so far, by name.
     """
@@ -108,6 +110,8 @@ class RawFile(PacketFile):
         columns = out["t"], out["x"], out["y"], out["p"]
         if self.encoding == "EVT3":
             stop, n_events = kernels.decode_evt3(self.words, start, state, counts, *columns)
+        elif self.encoding == "EVT4":
+            stop, n_events = kernels.decode_evt4(self.words, start, state, counts, *columns)
         else:
             control = 1 if self.encoding == "EVT2.1" and self.word_order == "little" else 0
             stop, n_events = kernels.decode_evt2(self.words, control, start, state, counts, *columns)
@@ -118,7 +122,7 @@ def count_faults(encoding: str, counts: NDArray[np.int64], faults: Faults, skipp
     """Add what a kernel counted.
 
     Args:
-        encoding: "EVT2", "EVT2.1" or "EVT3".
+        encoding: "EVT2", "EVT2.1", "EVT3" or "EVT4".
         counts: of the kernel.
         faults: of the recording; updated.
         skipped: counts of valid words that are not events, by name; updated. None: they are not wanted.
@@ -140,7 +144,7 @@ def open_evt(path: Path, sensor_size: SensorSize | None = None, options: ReadOpt
     """Open a Prophesee RAW file; see RawFile.
 
     Raises:
-        EventFileError: the file has no words, or an encoding other than EVT2, EVT2.1 and EVT3.
+        EventFileError: the file has no words, or an encoding other than EVT2, EVT2.1, EVT3 and EVT4.
         SensorSizeError: neither the header nor the caller states the sensor's size, or they contradict each other.
     """
     return RawFile(path, sensor_size)
@@ -161,7 +165,7 @@ def _encoding(path: Path, header: dict[str, str]) -> tuple[str, dict[str, str]]:
     options = {key.strip(): value.strip() for key, _, value in (pair.partition("=") for pair in pairs)}
     stated = name.strip() or header.get("evt", "")
     if stated not in ENCODINGS:
-        raise EventFileError(f"{path}: encoding {stated[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3)")
+        raise EventFileError(f"{path}: encoding {stated[:40]!r} is not supported (known: EVT2, EVT2.1, EVT3, EVT4)")
     return ENCODINGS[stated], options
 
 

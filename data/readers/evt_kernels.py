@@ -1,16 +1,18 @@
-"""Decoders for the words of Prophesee RAW files: EVT2 and EVT2.1 (one kernel) and EVT3.
+"""Decoders for the words of Prophesee RAW files: EVT2 and EVT2.1 (one kernel), EVT3 and EVT4.
 
 A kernel reads complete words from `start` on until they end or the columns might overflow, and returns the index of the next
 word and the number of events. The decoder's memory is in `state`, so that a file can be decoded in pieces of any size; what it
 drops is added to `counts`.
 
-Word types, from bit 28 of an EVT2 word and of the control half of an EVT2.1 word, and from bit 12 of an EVT3 word:
+Word types, from bit 28 of an EVT2 or EVT4 word and of the control half of an EVT2.1 word, and from bit 12 of an EVT3 word:
 
     EVT2, EVT2.1    0 OFF, 1 ON: t bits 0-5, x, y (6 + 11 + 11 bits)    8 TIME_HIGH: t bits 6-33
                     EVT2.1 adds 32 bits, in which a set bit k is an event at (x + k, y)
     EVT3            0 ADDR_Y    2 ADDR_X: polarity, x: an event    3 VECT_BASE_X: polarity, x
                     4 VECT_12, 5 VECT_8: a set bit k is an event at base x + k; base x then increases by 12 or 8
                     6 TIME_LOW: t bits 0-11    8 TIME_HIGH: t bits 12-23
+    EVT4            10 OFF, 11 ON: as in EVT2    14 TIME_HIGH: t bits 6-33
+                    12 VECTOR OFF, 13 VECTOR ON: the next word has no type; a set bit k in it is an event at (x + k, y)
 
 Time: `high` is the time without its low bits, extended over wraps. One flipped bit in a time word would displace all events
 up to the next time word or, taken for a wrap, all that follow. So a time word is ignored if the next one lies at most a
@@ -71,6 +73,31 @@ def _is_corrupt(high, new, second, third, high_bits, low_bits):  # type: ignore[
     return second >= 0 and ahead <= FOLLOWS_US >> low_bits and ((new - high) & mask) > ahead
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _after(high, new, second, third, high_bits, low_bits, counts):  # type: ignore[no-untyped-def]
+    """Return `high` after the time word `new`, which the next two (-1: none) may show to be corrupt."""
+    if _is_corrupt(high, new, second, third, high_bits, low_bits):
+        counts[CONTRADICTED] += 1
+        return high
+    extended = _extended(high, new, high_bits)
+    counts[WRAPS] += high >= 0 and extended >> high_bits > high >> high_bits
+    return extended
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _put(word, high, valid, p, n, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
+    """Write the event of each bit of `valid` of an EVT2 or EVT4 word from index `n` on; return the index after them."""
+    t = (high << EVT2_LOW_BITS) | np.int64((word >> np.uint32(22)) & np.uint32(63))
+    x, y = (word >> np.uint32(11)) & np.uint32(2047), word & np.uint32(2047)
+    while valid:
+        if valid & np.uint32(1):
+            ts[n], xs[n], ys[n], ps[n] = t, x, y, p
+            n += 1
+        valid >>= np.uint32(1)
+        x += np.uint32(1)
+    return n
+
+
 @njit(cache=True, nogil=True)
 def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
     """Return index and value of the first time word at or after i; the value is -1 if there is none."""
@@ -107,15 +134,7 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
                 counts[UNTIMED] += _count_bits(valid)
                 i += 1
                 continue
-            t = (high << EVT2_LOW_BITS) | np.int64((word >> np.uint32(22)) & np.uint32(63))
-            x, y = (word >> np.uint32(11)) & np.uint32(2047), word & np.uint32(2047)
-            remaining = valid
-            while remaining:
-                if remaining & np.uint32(1):
-                    ts[n], xs[n], ys[n], ps[n] = t, x, y, kind
-                    n += 1
-                remaining >>= np.uint32(1)
-                x += np.uint32(1)
+            n = _put(word, high, valid, kind, n, ts, xs, ys, ps)
         elif kind == 8:
             new = np.int64(word & np.uint32(0xFFFFFFF))
             second = third = np.int64(-1)
@@ -123,12 +142,7 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
                 k, second = _next_time_evt2(words, control, i + 1)
                 if high < 0:
                     k, third = _next_time_evt2(words, control, k + 1)
-            if _is_corrupt(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS):
-                counts[CONTRADICTED] += 1
-            else:
-                extended = _extended(high, new, EVT2_HIGH_BITS)
-                counts[WRAPS] += high >= 0 and extended >> EVT2_HIGH_BITS > high >> EVT2_HIGH_BITS
-                high = extended
+            high = _after(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS, counts)
         else:
             counts[kind] += 1
         i += 1
@@ -178,18 +192,58 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
                 k, second = _next_time_evt3(words, i + 1)
                 if high < 0:
                     k, third = _next_time_evt3(words, k + 1)
-            if _is_corrupt(high, value, second, third, EVT3_HIGH_BITS, EVT3_LOW_BITS):
-                counts[CONTRADICTED] += 1
-            else:
-                extended = _extended(high, value, EVT3_HIGH_BITS)
-                counts[WRAPS] += high >= 0 and extended >> EVT3_HIGH_BITS > high >> EVT3_HIGH_BITS
-                # The current low bits belong to the previous period; the next TIME_LOW brings new ones.
-                t = extended << EVT3_LOW_BITS if extended != high else t
-                high = extended
+            extended = _after(high, value, second, third, EVT3_HIGH_BITS, EVT3_LOW_BITS, counts)
+            # The current low bits belong to the previous period; the next TIME_LOW brings new ones.
+            t = extended << EVT3_LOW_BITS if extended != high else t
+            high = extended
         else:
             counts[kind] += 1
         i += 1
     state[HIGH], state[TIME], state[ROW], state[BASE], state[POLARITY] = high, t, y, base, p
+    return i, n
+
+
+@njit(cache=True, nogil=True)
+def _next_time_evt4(words, i):  # type: ignore[no-untyped-def]
+    """Return index and value of the first time word at or after i, not within a vector; the value is -1 if there is none."""
+    while i < len(words):
+        kind = words[i, 0] >> np.uint32(28)
+        if kind == 14:
+            return i, np.int64(words[i, 0] & np.uint32(0xFFFFFFF))
+        i += 2 if kind == 12 or kind == 13 else 1
+    return i, np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def decode_evt4(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
+    """Decode EVT4 `(n, 1)` uint32 words; a vector at the end of the file, without its bits, counts as a word without use."""
+    last_start = len(ts) - 32
+    high = state[HIGH]
+    n, i = 0, start
+    while i < len(words) and n <= last_start:
+        word = words[i, 0]
+        kind = word >> np.uint32(28)
+        if 10 <= kind <= 13 and i + kind // 12 < len(words):
+            valid = np.uint32(1)
+            if kind >= 12:
+                i += 1
+                valid = words[i, 0]
+            if high < 0:
+                counts[UNTIMED] += _count_bits(valid)
+            else:
+                n = _put(word, high, valid, kind & np.uint32(1), n, ts, xs, ys, ps)
+        elif kind == 14:
+            new = np.int64(word & np.uint32(0xFFFFFFF))
+            second = third = np.int64(-1)
+            if high < 0 or ((new - high) & 0xFFFFFFF) > 1:
+                k, second = _next_time_evt4(words, i + 1)
+                if high < 0:
+                    k, third = _next_time_evt4(words, k + 1)
+            high = _after(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS, counts)
+        else:
+            counts[kind] += 1
+        i += 1
+    state[HIGH] = high
     return i, n
 
 

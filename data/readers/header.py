@@ -57,7 +57,7 @@ def decode_text(text: bytes) -> str:
 
 
 def is_raw(head: bytes, path: Path | None = None) -> bool:
-    """Return whether a file's first bytes are the header of a RAW recording (EVT2, EVT2.1, EVT3, ...)."""
+    """Return whether a file's first bytes are the header of a RAW recording (EVT2, EVT2.1, EVT3, EVT4, ...)."""
     return not RAW_KEYWORDS.isdisjoint(parse_header(head)[0])
 
 
