@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evburst.app.config import to_dict
 from evburst.app.detect import DetectConfig, DetectInterrupted, class_numbers, default_folder, detect_file
 from evburst.app.outputs.folder import (
@@ -286,24 +288,43 @@ def _totals_text(summaries: Sequence[Mapping[str, Any]], out: Path) -> str:
 
 
 class _TimeLeft:
-    """Estimates the remaining time of a batch from the sizes of its recordings."""
+    """Estimates the remaining time of a batch: every recording takes some time, and every byte of it."""
 
     def __init__(self, recordings: Sequence[Path]) -> None:
-        self._started = time.perf_counter()
         self._bytes = {path: path.stat().st_size if path.is_file() else 0 for path in recordings}
+        self._before, self._last_s = 0, time.perf_counter()
+        self._taken: list[tuple[int, int, float]] = []
 
     def after(self, path: Path) -> str:
         """Return the progress after a recording: bytes done, total bytes and time left; empty after the last one.
 
         Recordings before it count as done, including those that failed.
         """
-        order = list(self._bytes)
-        done = sum(self._bytes[before] for before in order[: order.index(path) + 1])
-        total = sum(self._bytes.values())
+        order, now_s = list(self._bytes), time.perf_counter()
+        number = order.index(path) + 1
+        done, total = (sum(self._bytes[one] for one in own) for own in (order[:number], order))
+        recent = sum(self._bytes[one] for one in order[self._before : number])
+        self._taken.append((number - self._before, recent, now_s - self._last_s))
+        self._before, self._last_s = number, now_s
         if not 0 < done < total:
             return ""
-        seconds = (time.perf_counter() - self._started) * (total - done) / done
+        seconds = _seconds_of(self._taken, len(order) - number, total - done)
         return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
+
+
+def _seconds_of(taken: Sequence[tuple[int, int, float]], recordings: int, size: int) -> float:
+    """Return the time that recordings of `size` bytes together will take: least squares of what others took.
+
+    Args:
+        taken: number of recordings, their bytes, and seconds.
+        recordings, size: of those to come.
+    """
+    table = np.array(taken, np.float64)
+    (of_one, of_byte), *_ = np.linalg.lstsq(table[:, :2], table[:, 2], rcond=None)
+    counts, sizes, seconds = table.sum(0)
+    if of_one < 0 or len(table) == 1:
+        return float(seconds * size / sizes)
+    return float(seconds * recordings / counts) if of_byte < 0 else float(of_one * recordings + of_byte * size)
 
 
 def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:

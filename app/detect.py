@@ -320,7 +320,7 @@ def human_summary(summary: dict[str, Any]) -> str:
     idle = f" ({summary['idle_windows']} idle)" if summary["idle_windows"] else ""
     spread = summary["window_ms"]
     if isinstance(spread, dict):
-        lengths = f"1 % within {spread['p1']} ms, half {spread['p50']} ms, 99 % {spread['p99']} ms"
+        lengths = f"1 % within {spread['p1']} ms, half within {spread['p50']} ms, 99 % within {spread['p99']} ms"
         length = f"{number_of(summary['window_events'], 'event')} ({lengths})"
     else:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")

@@ -313,7 +313,8 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
     names = [flag.name, long] if flag.name and flag.name != long else [long]
     options: dict[str, Any] = {"dest": _DESTINATION + setting.name, "default": argparse.SUPPRESS}
     kind, _, inner = setting.annotation.partition("[")
-    notes = [_default_text(setting.default)] if kind == "Literal" else [setting.limits, _default_text(setting.default)]
+    limits = "" if kind == "Literal" or setting.limits in setting.help else setting.limits
+    notes = [limits, _default_text(setting.default)]
     shown = "; ".join(filter(None, notes))
     options["help"] = (setting.help.rstrip(".") + (f" ({shown})" if shown else "")).replace("%", "%%")
     if kind == "bool":

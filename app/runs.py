@@ -232,7 +232,7 @@ def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:
         return bundle
     if config.window_ms and not 1 / _FARTHEST <= config.window_ms / trained_ms <= _FARTHEST:
         _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
-    if config.adaptive is not None and not config.ann:
+    if config.adaptive is not None and not config.ann and (config.timesteps or bundle.parameters.timesteps) > 1:
         _LOG.info("note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is")
     return bundle
 

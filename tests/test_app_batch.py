@@ -403,3 +403,18 @@ def test_time_left_goes_by_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     now[0] = 110.0
     assert left.after(paths[0]) == "; 1.0 of 4.0 MB, about 30 s left"
     assert left.after(paths[1]) == ""
+
+
+def test_time_left_of_many_small_recordings_is_that_of_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One large recording took 20 s; each small one takes a second, whatever its size."""
+    now = [100.0]
+    monkeypatch.setattr("evburst.app.batch.time.perf_counter", lambda: now[0])
+    paths = [tmp_path / f"{k:02d}.dat" for k in range(41)]
+    for k, path in enumerate(paths):
+        path.write_bytes(bytes(1_000 if k else 8_000_000))
+    left, shown = batch._TimeLeft(paths), []
+    for k, path in enumerate(paths):
+        now[0] += 1 if k else 20
+        shown.append(left.after(path).partition("about ")[2])
+    assert [shown[k] for k in (1, 20, 39)] == ["39 s left", "20 s left", "1 s left"]
+    assert shown[-1] == ""

@@ -110,7 +110,7 @@ def test_the_help_states_limits_and_formats(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match="0"):
         cli.main(["detect", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "agree this well, 0 to 1; on the engine reference, which is many times slower. None: never (0 to 1)" in shown
+    assert "agree this well, 0 to 1; on the engine reference, which is many times slower. None: never" in shown
     assert "(0 to 1000; default: 0.0)" in shown
     assert f"format of the recording: {', '.join(sorted(READERS))};" in shown
     suffixes = shown[shown.index("recordings (") :].partition(";")[0]
