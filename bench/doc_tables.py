@@ -131,7 +131,7 @@ TABLES = (
         "margin",
         "docs/convert.md",
         "Margin of silence",
-        lambda: margin.table([read(f"margin_{weights}") for weights in ("street", "caltech6")]),
+        lambda: margin.table([read("margin_street")]),
     ),
     DocTable(
         "seeds",

@@ -1,9 +1,8 @@
 """Measure what the margin of silence (models/spiking/convert/margin.py) costs in AP, and saves in windows of few events.
 
     python bench/margin.py --weights street --root STREET [--json docs/results/margin_street.json]
-    python bench/margin.py --weights caltech6 --root CALTECH6 --limit 1902 [--json docs/results/margin_caltech6.json]
 
-The margin is set in bundled weights, which were converted without one. For each: AP of the spiking network on the validation
+The margin is set in weights that were converted without one. For each: AP of the spiking network on the validation
 windows, and its energy there; then, of windows with scattered events, the operations beyond silence and the time of the `int8`
 engine, both relative to those of a window of the bundled recording. Operations are means over five windows, times the fastest
 of many turns on one thread.
