@@ -491,6 +491,12 @@ def test_settings_of_recordings_are_refused(given: str, instead: str, capsys: py
         assert instead in err
 
 
+def test_the_help_states_the_timesteps_that_live_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        live_main(["--help"])
+    assert "timesteps T of the spiking network (1 to 64; default: 1)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_help_lists_no_setting_that_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         live_main(["--help"])

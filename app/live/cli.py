@@ -39,7 +39,7 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
             Flag("seconds", metavar="N"),
             Flag("detect.weights", "--weights", WEIGHTS),
             Flag("detect.window_ms", "--window-ms"),
-            Flag("detect.timesteps", "--timesteps", "T"),
+            Flag("detect.timesteps", "--timesteps", "T", {"help": "timesteps T of the spiking network (1 to 64; default: 1)"}),
             Flag("detect.post.score", "--score", "S"),
             Flag("detect.memory", "--memory"),
             Flag("detect.lead_ms", "--lead-ms"),
