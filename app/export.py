@@ -60,7 +60,7 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
     from evburst.models.export.onnx_boxes import DECODED, BoxOptions
-    from evburst.models.export.onnx_snn import SnnOptions, write_onnx_snn
+    from evburst.models.export.onnx_snn import SnnOptions, after_of, write_onnx_snn
     from evburst.models.spiking.integer_form import integer_form, is_integer, without_integer_form
     from evburst.models.tasks import task_of
 
@@ -109,8 +109,12 @@ def _export(args: argparse.Namespace) -> str:
             )  # fmt: skip
         boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None
         write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
-        outputs = ", ".join(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs)
-        return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {outputs}"
+        names = [
+            *(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs),
+            *map(after_of, bundle.graph.memories),
+        ]
+        totals = "; NAME.spikes and NAME.synaptic_ops of every layer" if args.totals else ""
+        return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {', '.join(names)}{totals}"
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
     omitted = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""

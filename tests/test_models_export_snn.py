@@ -328,7 +328,7 @@ def test_counting_equals_its_specification(dtype: type) -> None:
 def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "street.onnx"
     assert main(["--weights", "street", "--onnx-snn", str(path), "--with-boxes", "--totals"]) == 0
-    assert "outputs boxes, scores, labels" in capsys.readouterr().out
+    assert "outputs boxes, scores, labels; NAME.spikes and NAME.synaptic_ops of every layer" in capsys.readouterr().out
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
     stated = json.loads(session.get_modelmeta().custom_metadata_map["boxes"])
@@ -364,7 +364,9 @@ def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.
     assert label.tolist() == [expected.label]
 
 
-def test_command_writes_the_network_that_detect_runs_with_the_same_settings(tmp_path: Path) -> None:
+def test_command_writes_the_network_that_detect_runs_with_the_same_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Memory and timesteps: the windows of a recording, passed to the file as the page on export describes."""
     recording, path = ROOT / "data" / "samples" / "street_td.dat", tmp_path / "street.onnx"
     for flags, settings in ((["--memory"], {"memory": True}), (["--timesteps", "2"], {"timesteps": 2})):
@@ -376,6 +378,8 @@ def test_command_writes_the_network_that_detect_runs_with_the_same_settings(tmp_
         if state:
             state["begins"] = np.ones((1, 1, 1, 1), np.bool_)
         outputs = [one.name for one in session.get_outputs()]
+        named = capsys.readouterr().out.strip().partition("outputs ")[2].split(", ")
+        assert sorted(named) == sorted(outputs)
         for result in evburst.Detector("street", engine="reference", max_windows=4, **settings).stream(recording):
             found = dict(zip(outputs, session.run(outputs, {"input": result.grid[None], **state}), strict=True))
             same_boxes(found, result.detections)

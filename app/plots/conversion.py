@@ -84,10 +84,14 @@ def draw_frontier(
         k = int(point["point"])
         axes.annotate(f"{point['lost']:+.1f} {unit} lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
     axes.set(
-        xlabel=f"energy, % of the dense ANN's ({HEADLINE}, every spike counted)",
+        xlabel=f"energy, % of the dense ANN's ({HEADLINE.upper()}, every spike counted)",
         ylabel="divergence from the ANN (sum over layers)",
     )
+    from matplotlib.ticker import LogFormatter  # after new_figure, which names the package if it is missing
+
     axes.set(xscale="log", yscale="log", title="Energy against divergence")
+    axes.xaxis.set_major_formatter(LogFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     save_figure(figure, path)
