@@ -10,6 +10,7 @@ are the folders beside it, so that `python detect.py` runs with nothing but the 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ __all__ = [
     "WindowResult",
     "open_events",
 ]
+
+# pip refuses an older Python; in a checkout, the scripts run without pip.
+if sys.version_info < (3, 11):  # noqa: UP036
+    _FOUND = ".".join(map(str, sys.version_info[:3]))
+    raise SystemExit(f"error: evburst needs Python 3.11 or newer, and this is Python {_FOUND}: {sys.executable}")
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "models" / "graph.py").is_file():

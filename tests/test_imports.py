@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from graphlib import TopologicalSorter
 
@@ -73,6 +75,14 @@ def test_the_version_is_that_of_the_project() -> None:
     code = "import sys, evburst; print(evburst.__version__, 'torch' in sys.modules, '__version__' in dir(evburst))"
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert in_new_process(code).split() == [version, "False", "True"]
+
+
+def test_an_older_python_ends_with_one_line() -> None:
+    """As for `python detect.py` in a checkout, which no pip has refused."""
+    code = "import pathlib, sys; sys.version_info = (3, 10, 13, 'final', 0); import evburst.app.cli"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert result.stderr == f"error: evburst needs Python 3.11 or newer, and this is Python 3.10.13: {sys.executable}\n"
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
