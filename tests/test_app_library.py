@@ -115,7 +115,7 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         (([0.5], [1], [1], [1]), "column t has fractions"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
         ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
-        ((np.array([5], "m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
+        ((np.array([5]).view("m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
         (([datetime.now(UTC)], [1], [1], [1]), r"column t holds datetime objects, .* t\.dt\.tz_convert\(None\)"),
         ({"t_ns": [datetime.now(UTC)], "x": [1], "y": [1], "p": [1]}, "column t holds datetime objects"),
         ({"t_ns": ["0"], "x": [1], "y": [1], "p": [1]}, "column t: expected a list of numbers, received <U1"),
