@@ -60,10 +60,10 @@ def classify_file(
         bundle: the weights, if they are already loaded.
 
     Returns:
-        In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), weights,
-        windows (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events, timesteps (mean
-        number used), energy and memory (as reported by `evburst detect`), faults. Class and score are None if every window was
-        idle.
+        In JSON types: events_file (its name), events_path, class, score, top5 (class and score of the best five), network,
+        weights, windows (t0_us, t1_us, events, class, score, energy_pj, timesteps of each), window_ms or window_events,
+        stride_ms, idle_windows, timesteps (mean number used), energy and memory (as reported by `evburst detect`), sensor_size,
+        faults. Class and score are None if every window was idle.
 
     Raises:
         EvburstError: the recording or the weights cannot be used.
