@@ -314,7 +314,8 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
     options: dict[str, Any] = {"dest": _DESTINATION + setting.name, "default": argparse.SUPPRESS}
     kind, _, inner = setting.annotation.partition("[")
     limits = "" if kind == "Literal" or setting.limits in setting.help else setting.limits
-    notes = [limits, _default_text(setting.default)]
+    alone = f"without a value: {flag.extra['const']}" if "const" in flag.extra else ""
+    notes = [limits, _default_text(setting.default), alone]
     shown = "; ".join(filter(None, notes))
     options["help"] = (setting.help.rstrip(".") + (f" ({shown})" if shown else "")).replace("%", "%%")
     if kind == "bool":

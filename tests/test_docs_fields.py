@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, SAMPLE, random_events
 
 from evburst.app.classify import ClassifyConfig, classify_file
+from evburst.app.cli import main
 from evburst.app.detect import DetectConfig, detect_file
 from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
@@ -82,3 +83,12 @@ def test_every_field_of_a_classification_is_described(tmp_path: Path) -> None:
     rows = rows_of("classify.md", "### JSON")
     assert set(found) == set(rows)
     assert set(found["windows"][0]) <= names_in(rows["windows"])
+
+
+@pytest.mark.parametrize("command", ["detect", "classify"])
+def test_the_help_states_what_adaptive_without_a_value_means(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "(without a value: 0.8)" in " ".join(capsys.readouterr().out.split())
+    heading = {"detect": "## Settings", "classify": "# Classify"}[command]
+    assert "0.8 without a number" in rows_of(f"{command}.md", heading)["--adaptive TAU"]
