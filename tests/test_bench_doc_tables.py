@@ -28,6 +28,7 @@ NOT_MEASURED = {
     ("classify.md", "family | architectures"): OPTIONS,
     ("convert.md", "flag | chooses"): OPTIONS,
     ("convert.md", "flag | effect"): OPTIONS,
+    ("convert.md", "column | content"): TERMS,
     ("detect.md", "extra | needed for"): OPTIONS,
     ("detect.md", "file | content"): FILES,
     ("detect.md", "field | content"): FILES,
