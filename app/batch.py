@@ -291,40 +291,33 @@ class _TimeLeft:
     """Estimates the remaining time of a batch: every recording takes some time, and every byte of it."""
 
     def __init__(self, recordings: Sequence[Path]) -> None:
-        self._bytes = {path: path.stat().st_size if path.is_file() else 0 for path in recordings}
-        self._before, self._last_s = 0, time.perf_counter()
-        self._taken: list[tuple[int, int, float]] = []
+        self._numbers = {path: number for number, path in enumerate(recordings, 1)}
+        sizes = [path.stat().st_size / 1e6 if path.is_file() else 0.0 for path in recordings]
+        self._sums = np.column_stack([np.arange(len(sizes) + 1), np.cumsum([0.0, *sizes])])  # recordings, MB
+        self._before, self._started_s = 0, time.perf_counter()
+        self._last_s, self._square, self._product = self._started_s, np.zeros((2, 2)), np.zeros(2)
 
     def after(self, path: Path) -> str:
         """Return the progress after a recording: bytes done, total bytes and time left; empty after the last one.
 
         Recordings before it count as done, including those that failed.
         """
-        order, now_s = list(self._bytes), time.perf_counter()
-        number = order.index(path) + 1
-        done, total = (sum(self._bytes[one] for one in own) for own in (order[:number], order))
-        recent = sum(self._bytes[one] for one in order[self._before : number])
-        self._taken.append((number - self._before, recent, now_s - self._last_s))
+        number, now_s = self._numbers[path], time.perf_counter()
+        recent = self._sums[number] - self._sums[self._before]
+        self._square += np.outer(recent, recent)
+        self._product += recent * (now_s - self._last_s)
         self._before, self._last_s = number, now_s
-        if not 0 < done < total:
+        done, total = self._sums[number], self._sums[-1]
+        if not 0 < done[1] < total[1]:
             return ""
-        seconds = _seconds_of(self._taken, len(order) - number, total - done)
-        return f"; {done / 1e6:,.1f} of {total / 1e6:,.1f} MB, about {seconds:,.0f} s left"
-
-
-def _seconds_of(taken: Sequence[tuple[int, int, float]], recordings: int, size: int) -> float:
-    """Return the time that recordings of `size` bytes together will take: least squares of what others took.
-
-    Args:
-        taken: number of recordings, their bytes, and seconds.
-        recordings, size: of those to come.
-    """
-    table = np.array(taken, np.float64)
-    (of_one, of_byte), *_ = np.linalg.lstsq(table[:, :2], table[:, 2], rcond=None)
-    counts, sizes, seconds = table.sum(0)
-    if of_one < 0 or len(table) == 1:
-        return float(seconds * size / sizes)
-    return float(seconds * recordings / counts) if of_byte < 0 else float(of_one * recordings + of_byte * size)
+        # Least squares of the times so far; while all recordings are alike, bytes alone count.
+        (of_one, of_mb), _, rank, _ = np.linalg.lstsq(self._square, self._product, rcond=None)
+        left, seconds = total - done, now_s - self._started_s
+        if of_one < 0 or rank < 2:
+            seconds *= left[1] / done[1]
+        else:
+            seconds = seconds * left[0] / done[0] if of_mb < 0 else of_one * left[0] + of_mb * left[1]
+        return f"; {done[1]:,.1f} of {total[1]:,.1f} MB, about {seconds:,.0f} s left"
 
 
 def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:
