@@ -35,6 +35,8 @@ UNTIMED, UNPLACED, CONTRADICTED, WRAPS = range(16, 20)
 """Indices into `counts`; those below 16 count the words of each type that hold neither events nor time."""
 
 EVT2_LOW_BITS, EVT2_HIGH_BITS = 6, 28
+NO_VECTOR = 16
+"""Stands for the type of vectors where words have none."""
 EVT3_LOW_BITS, EVT3_HIGH_BITS = 12, 12
 FOLLOWS_US = 1_000_000
 MAX_EVENTS_PER_WORD = 32
@@ -99,12 +101,29 @@ def _put(word, high, valid, p, n, ts, xs, ys, ps):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True, nogil=True)
-def _next_time_evt2(words, control, i):  # type: ignore[no-untyped-def]
-    """Return index and value of the first time word at or after i; the value is -1 if there is none."""
-    for k in range(i, len(words)):
-        if words[k, control] >> np.uint32(28) == 8:
-            return k, np.int64(words[k, control] & np.uint32(0xFFFFFFF))
-    return len(words), np.int64(-1)
+def _next_time_evt2(words, control, time, vector, i):  # type: ignore[no-untyped-def]
+    """Return index and value of the first time word at or after i; the value is -1 if there is none.
+
+    `time` is its type. Words of the types `vector` and `vector + 1` are followed by one without a type; `vector` is even.
+    """
+    while i < len(words):
+        kind = words[i, control] >> np.uint32(28)
+        if kind == time:
+            return i, np.int64(words[i, control] & np.uint32(0xFFFFFFF))
+        i += 2 if kind >> 1 == vector >> 1 else 1
+    return i, np.int64(-1)
+
+
+@njit(cache=True, nogil=True)
+def _high_evt2(words, control, time, vector, i, high, counts):  # type: ignore[no-untyped-def]
+    """Return `high` after the time word i of EVT2, EVT2.1 or EVT4; other arguments as for `_next_time_evt2`."""
+    new = np.int64(words[i, control] & np.uint32(0xFFFFFFF))
+    second = third = np.int64(-1)
+    if high < 0 or ((new - high) & 0xFFFFFFF) > 1:
+        k, second = _next_time_evt2(words, control, time, vector, i + 1)
+        if high < 0:
+            k, third = _next_time_evt2(words, control, time, vector, k + 1)
+    return _after(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS, counts)
 
 
 @njit(cache=True, nogil=True)
@@ -132,17 +151,10 @@ def decode_evt2(words, control, start, state, counts, ts, xs, ys, ps):  # type: 
                 valid = words[i, 1 - control]
             if high < 0:
                 counts[UNTIMED] += _count_bits(valid)
-                i += 1
-                continue
-            n = _put(word, high, valid, kind, n, ts, xs, ys, ps)
+            else:
+                n = _put(word, high, valid, kind, n, ts, xs, ys, ps)
         elif kind == 8:
-            new = np.int64(word & np.uint32(0xFFFFFFF))
-            second = third = np.int64(-1)
-            if high < 0 or ((new - high) & 0xFFFFFFF) > 1:
-                k, second = _next_time_evt2(words, control, i + 1)
-                if high < 0:
-                    k, third = _next_time_evt2(words, control, k + 1)
-            high = _after(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS, counts)
+            high = _high_evt2(words, control, 8, NO_VECTOR, i, high, counts)
         else:
             counts[kind] += 1
         i += 1
@@ -204,17 +216,6 @@ def decode_evt3(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def _next_time_evt4(words, i):  # type: ignore[no-untyped-def]
-    """Return index and value of the first time word at or after i, not within a vector; the value is -1 if there is none."""
-    while i < len(words):
-        kind = words[i, 0] >> np.uint32(28)
-        if kind == 14:
-            return i, np.int64(words[i, 0] & np.uint32(0xFFFFFFF))
-        i += 2 if kind == 12 or kind == 13 else 1
-    return i, np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
 def decode_evt4(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no-untyped-def]
     """Decode EVT4 `(n, 1)` uint32 words; a vector at the end of the file, without its bits, counts as a word without use."""
     last_start = len(ts) - 32
@@ -233,13 +234,7 @@ def decode_evt4(words, start, state, counts, ts, xs, ys, ps):  # type: ignore[no
             else:
                 n = _put(word, high, valid, kind & np.uint32(1), n, ts, xs, ys, ps)
         elif kind == 14:
-            new = np.int64(word & np.uint32(0xFFFFFFF))
-            second = third = np.int64(-1)
-            if high < 0 or ((new - high) & 0xFFFFFFF) > 1:
-                k, second = _next_time_evt4(words, i + 1)
-                if high < 0:
-                    k, third = _next_time_evt4(words, k + 1)
-            high = _after(high, new, second, third, EVT2_HIGH_BITS, EVT2_LOW_BITS, counts)
+            high = _high_evt2(words, 0, 14, 12, i, high, counts)
         else:
             counts[kind] += 1
         i += 1
