@@ -310,7 +310,7 @@ class _TimeLeft:
         done, total = self._sums[number], self._sums[-1]
         if not 0 < done[1] < total[1]:
             return ""
-        # Least squares of the times so far; while all recordings are alike, bytes alone count.
+        # Least squares of the times so far; while all recordings have one size, the bytes decide.
         (of_one, of_mb), _, rank, _ = np.linalg.lstsq(self._square, self._product, rcond=None)
         left, seconds = total - done, now_s - self._started_s
         if of_one < 0 or rank < 2:
