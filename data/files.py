@@ -97,7 +97,8 @@ def unchanged_note(file: Path) -> str:
 
 @contextmanager
 def only_writer(folder: Path, name: str = "") -> Iterator[None]:
-    """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing.
+    """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing, and deleted if
+    nothing has been written into it.
 
     A KeyboardInterrupt gets a note if there are outputs: which were written meanwhile (`readable_note`), and which were not.
 
@@ -107,6 +108,7 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
     """
     path = folder / (f".{name[:_NAME]}.lock" if name else LOCK)
     lock = FileLock(path, timeout=0)
+    missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -125,6 +127,9 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
         lock.release()
         with suppress(OSError):
             path.unlink()
+        with suppress(OSError):
+            for place in missing:
+                place.rmdir()
 
 
 def _states(folder: Path, name: str) -> dict[Path, tuple[int, ...]]:

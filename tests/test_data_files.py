@@ -66,9 +66,26 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
             only_writer(tmp_path / "run", "a.safetensors"),
         ):
             pass
-    assert list((tmp_path / "run").iterdir()) == []
-    with only_writer(tmp_path / "run"):
-        pass
+    assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+def refused_run(folder: Path, name: str, written: Path | None = None) -> None:
+    with only_writer(folder, name):
+        if written:
+            written.write_text("kept")
+        raise DataError("refused")
+
+
+@pytest.mark.parametrize("name", ["", "a.safetensors"])
+def test_a_folder_without_results_does_not_stay(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "new" / "run"):
+        with pytest.raises(DataError):
+            refused_run(folder, name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+    with pytest.raises(DataError):
+        refused_run(tmp_path / "mine" / "new" / "run", name, tmp_path / "mine" / "new" / "part.txt")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "new", "part.txt"]
 
 
 def interrupted_run(folder: Path, name: str, written: tuple[str, ...], appended: bool) -> None:
