@@ -44,7 +44,7 @@ from evburst.data.readers import recording_suffixes
 from evburst.data.readers.columns import COLUMN_NAMES
 from evburst.data.readers.text_header import count_numbers, split_fields
 from evburst.data.text import number_of
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def detect_many(
 
 
 def _detect_each(
-    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: DetectorBundle, skip_existing: bool
+    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: Bundle, skip_existing: bool
 ) -> Iterator[dict[str, str]]:
     """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail."""
     settings = _settings(config, bundle)
@@ -320,7 +320,7 @@ class _TimeLeft:
         return f"; {done[1]:,.1f} of {total[1]:,.1f} MB, about {seconds:,.0f} s left"
 
 
-def _settings(config: DetectConfig, bundle: DetectorBundle) -> dict[str, Any]:
+def _settings(config: DetectConfig, bundle: Bundle) -> dict[str, Any]:
     """Return the entries of a summary that say how a run was made, as they are in its file."""
     settings: dict[str, Any] = json.loads(json.dumps({"config": to_dict(config), "weights_record": bundle.record}))
     return settings

@@ -19,7 +19,7 @@ from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_sized
 from evburst.eval.energy import EnergyTotals, energy_figures
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ class ClassifyConfig(RunConfig):
         return CLASSIFICATION
 
 
-def classify_file(
-    path: Path | str, config: ClassifyConfig | None = None, bundle: DetectorBundle | None = None
-) -> dict[str, Any]:
+def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle: Bundle | None = None) -> dict[str, Any]:
     """Classify a recording, each window and as a whole, without writing to disk.
 
     Args:
@@ -105,7 +103,7 @@ def classify_file(
     }
 
 
-def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> EventStream:
+def open_recording(path: Path, config: RunConfig, bundle: Bundle) -> EventStream:
     """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
     given = SensorSize.parse(config.sensor_size) if config.sensor_size else None
     stream = open_sized(path, given, bundle.sensor_size, config.format, options=config.reading)
@@ -114,7 +112,7 @@ def open_recording(path: Path, config: RunConfig, bundle: DetectorBundle) -> Eve
     return stream
 
 
-def warn_of_other_sensor(path: Path, size: SensorSize, bundle: DetectorBundle) -> None:
+def warn_of_other_sensor(path: Path, size: SensorSize, bundle: Bundle) -> None:
     """Log if a network was trained on another size of sensor than that of a recording or folder."""
     if bundle.sensor_size and size != bundle.sensor_size:
         _LOG.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)
@@ -140,9 +138,7 @@ def _window(result: WindowResult, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def classify_many(
-    recordings: Sequence[Path], config: ClassifyConfig, bundle: DetectorBundle
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+def classify_many(recordings: Sequence[Path], config: ClassifyConfig, bundle: Bundle) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield each recording and its summary; a failure is logged and does not stop the others.
 
     Raises:

@@ -42,7 +42,7 @@ from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.data.text import number_of, without_controls
 from evburst.eval.energy import energy_figures
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import PostConfig
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
     return [known.index(name) for name in names]
 
 
-def network_name(bundle: DetectorBundle, config: DetectConfig) -> str:
+def network_name(bundle: Bundle, config: DetectConfig) -> str:
     """Return the name of the network for the captions of pictures."""
     name = "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
     return f"{name}, boxes {config.lead_ms:g} ms ahead" if config.lead_ms else name
@@ -174,7 +174,7 @@ def detect_file(
     events: Path | str,
     out: Path | str | None = None,
     config: DetectConfig | None = None,
-    bundle: DetectorBundle | None = None,
+    bundle: Bundle | None = None,
 ) -> dict[str, Any]:
     """Detect objects in a recording, write the results to a folder, and return the summary.
 
@@ -239,7 +239,7 @@ def _open_sink(stack: ExitStack, name: str, folder: Path, info: RunInfo) -> Sink
 
 def _summary(
     stream: FilteredStream,
-    bundle: DetectorBundle,
+    bundle: Bundle,
     inference: Inference,
     run: RecordingTotals,
     config: DetectConfig,

@@ -64,11 +64,11 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
 
     from evburst.data.readers import open_events
     from evburst.data.representations.voxel_grid import voxel_batch
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.runtime import ENGINES, Times, open_engine
     from evburst.models.spiking.integer_form import integer_form
 
-    bundle = DetectorBundle.load(_WEIGHTS)
+    bundle = Bundle.load(_WEIGHTS)
     stream = open_events(STREET)
     window = next(islice(stream.windows(bundle.voxel.window_us), 1, None))
     grid = torch.from_numpy(voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride))

@@ -55,7 +55,7 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.app.runs import RunConfig, block_side, with_memory_if_asked
     from evburst.data.classification import CLASSIFICATION
     from evburst.data.representations.voxel_grid import blocked_size, padded_size
-    from evburst.models.bundle import DetectorBundle, find_weights
+    from evburst.models.bundle import Bundle, find_weights
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
@@ -78,7 +78,7 @@ def _export(args: argparse.Namespace) -> str:
         raise ConfigError("--timesteps needs --onnx-snn or --nir: the ANN has none")
     RunConfig(timesteps=args.timesteps)  # refuses what detect refuses
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
-    bundle = with_memory_if_asked(DetectorBundle.load(args.weights), args.memory, None)
+    bundle = with_memory_if_asked(Bundle.load(args.weights), args.memory, None)
     if args.timesteps:
         bundle = replace(bundle, parameters=replace(bundle.parameters, timesteps=args.timesteps))
     if args.score is not None and task_of(bundle.head).name == CLASSIFICATION:

@@ -1,7 +1,7 @@
 """Inference: the single path from a window of events to its result, shared by all commands.
 
     windows ──► binning ──► grids ──► network ──► boxes or a class ──► WindowResult
-                thread                batches     (Detector)           (energy, latency)
+                thread                batches     (GridDetector)           (energy, latency)
 
 `detect`, `live`, `evaluate`, the validation in `train` and the checks in `convert` all use `Inference`. Binning, idle windows,
 events outside the sensor, boxes and energy are handled here and nowhere else. Callers differ only in where windows come from:
@@ -30,7 +30,7 @@ from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, blocked_size, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.energy import COST_TABLES, HEADLINE, CostTable, EnergyReport, EnergyTotals
-from evburst.models.detector import Detector
+from evburst.models.detector import GridDetector
 from evburst.models.graph import Memory
 from evburst.models.tasks import Prediction
 
@@ -46,7 +46,7 @@ _AHEAD = 2
 
 
 class GridNetwork(Protocol):
-    """A network that turns grids into boxes or class scores: `models.detector.Detector`, or a network in training."""
+    """A network that turns grids into boxes or class scores: `models.detector.GridDetector`, or a network in training."""
 
     classes: tuple[str, ...]
     stride: int
@@ -58,7 +58,7 @@ class GridNetwork(Protocol):
         """Return the prediction for each grid `(N, 2 * bins, H, W)` uint8, and the operation counts (None: not counted).
 
         Networks with memory also take a keyword `memory`, and those whose maps are kept, or of which only some windows are
-        counted, `readouts` and `count`: see `Detector.detect`.
+        counted, `readouts` and `count`: see `GridDetector.detect`.
         """
         ...
 
@@ -173,7 +173,7 @@ class Inference:
         spiking: whether the network counts spikes; False for an ANN.
         table: energies per operation.
         idle_events: windows with at most this many events are idle and are not run through the network; -1: none is idle.
-        maps: keep in each result the maps from which boxes are decoded; requires a Detector that is not adaptive.
+        maps: keep in each result the maps from which boxes are decoded; requires a GridDetector that is not adaptive.
         downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
             pixels of the sensor.
         count_every: spikes are counted in the first and then every N-th window that is run; the others have no energy.
@@ -378,7 +378,7 @@ class Inference:
             totals.add_uncounted(1)
             if self.spiking:
                 energy_pj = None
-                timesteps = self.network.timesteps if isinstance(self.network, Detector) else None
+                timesteps = self.network.timesteps if isinstance(self.network, GridDetector) else None
         return WindowResult(
             t0_us=binned.t0_us,
             t1_us=binned.t1_us,

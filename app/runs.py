@@ -24,8 +24,8 @@ from evburst.data.readers.packets import MAX_WINDOW_EVENTS
 from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count, windows_from
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
@@ -143,7 +143,7 @@ class RunConfig:
 
 
 def open_inference(
-    bundle: DetectorBundle,
+    bundle: Bundle,
     config: RunConfig,
     sensor_size: SensorSize,
     faults: Faults | None = None,
@@ -174,7 +174,7 @@ def open_inference(
             "batch and idle_events: a network with memory runs every window, one after the other; "
             "leave --batch and --idle-events out"
         )
-    detector = Detector(
+    detector = GridDetector(
         bundle,
         config.decoding,
         config.ann,
@@ -211,7 +211,7 @@ def block_side(downsample: int, sensor_size: SensorSize, trained_size: SensorSiz
     return downsample or max(1, max(sensor_size) // max([_USUAL_SIDE, *(trained_size or ())]))
 
 
-def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:
+def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
     """Load the weights of a run.
 
     Args:
@@ -222,7 +222,7 @@ def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:
         CheckpointError: they cannot be read.
         ConfigError: they have another task than the run.
     """
-    bundle = DetectorBundle.load(config.weights)
+    bundle = Bundle.load(config.weights)
     task = task_of(bundle.head).name
     if task != config.task:
         other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
@@ -237,7 +237,7 @@ def load_weights(config: RunConfig, remarks: bool = True) -> DetectorBundle:
     return bundle
 
 
-def with_memory_if_asked(bundle: DetectorBundle, memory: bool, stride_ms: float | None) -> DetectorBundle:
+def with_memory_if_asked(bundle: Bundle, memory: bool, stride_ms: float | None) -> Bundle:
     """Return the network of loaded weights, with a memory if `memory` is set; `stride_ms` is None if windows do not overlap.
 
     Raises:
@@ -354,7 +354,7 @@ def traffic_figures(energy: EnergyTotals, inference: Inference, table: str) -> d
     None if no window of a spiking network was counted.
     """
     stats, network = energy.mean_stats(), inference.network
-    if stats is None or not isinstance(network, Detector):
+    if stats is None or not isinstance(network, GridDetector):
         return None
     geometry = network.memory_geometry(*inference.seen_shape)
     return memory_figures(stats, None, geometry, table, energy.report().timesteps)

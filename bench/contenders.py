@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
 
 PEER = "spikingjelly"
 TIMESTEPS = (1, 2, 4)
@@ -46,7 +46,7 @@ class Contender:
     windows: int = 1
 
 
-def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable[[], Contender]]:
+def contenders(bundle: Bundle, grid: torch.Tensor) -> dict[str, Callable[[], Contender]]:
     """Return functions that build the contenders, by name."""
     builders: dict[str, Callable[[], Contender]] = {
         "ann": lambda: _ann(bundle),
@@ -71,7 +71,7 @@ def contenders(bundle: DetectorBundle, grid: torch.Tensor) -> dict[str, Callable
     return builders
 
 
-def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
+def _ann(bundle: Bundle, channels_last: bool = False) -> Contender:
     import torch
 
     from evburst.models.graph import Runner
@@ -81,7 +81,7 @@ def _ann(bundle: DetectorBundle, channels_last: bool = False) -> Contender:
     return Contender(lambda grid: runner(grid.float().contiguous(memory_format=layout)))
 
 
-def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | None) -> Path:
+def _exported(bundle: Bundle, folder: str, calibration: torch.Tensor | None) -> Path:
     """Write the ANN as an ONNX file, quantised if a calibration grid is given; return its path."""
     from evburst.models.export.onnx import write_onnx
 
@@ -106,7 +106,7 @@ def _exported(bundle: DetectorBundle, folder: str, calibration: torch.Tensor | N
     return quantised
 
 
-def _onnxruntime(bundle: DetectorBundle, calibration: torch.Tensor | None = None) -> Contender:
+def _onnxruntime(bundle: Bundle, calibration: torch.Tensor | None = None) -> Contender:
     import numpy as np
     import onnxruntime
     import torch
@@ -119,9 +119,7 @@ def _onnxruntime(bundle: DetectorBundle, calibration: torch.Tensor | None = None
     return Contender(lambda grid: session.run(None, {name: grid.numpy().astype(np.float32)}))
 
 
-def _openvino(
-    bundle: DetectorBundle, calibration: torch.Tensor | None = None, size: tuple[int, ...] | None = None
-) -> Contender:
+def _openvino(bundle: Bundle, calibration: torch.Tensor | None = None, size: tuple[int, ...] | None = None) -> Contender:
     import numpy as np
     import openvino
     import torch
@@ -136,7 +134,7 @@ def _openvino(
     return Contender(lambda grid: compiled(grid.numpy().astype(np.float32)))
 
 
-def _engine(bundle: DetectorBundle, name: str, timesteps: int, counted: bool = True) -> Contender:
+def _engine(bundle: Bundle, name: str, timesteps: int, counted: bool = True) -> Contender:
     from evburst.models.runtime import ENGINES, open_engine
     from evburst.models.spiking.integer_form import integer_form
 
@@ -149,7 +147,7 @@ def _engine(bundle: DetectorBundle, name: str, timesteps: int, counted: bool = T
     return Contender(run)
 
 
-def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
+def _auto(bundle: Bundle, timesteps: int) -> Contender:
     """The engine that `auto` chooses for these weights, counting in the windows in which it does by default."""
     from evburst.app.engines import ensure_measured
     from evburst.models.runtime import ENGINES, choose, open_engine
@@ -168,7 +166,7 @@ def _auto(bundle: DetectorBundle, timesteps: int) -> Contender:
     return Contender(run, every)
 
 
-def _spikingjelly(bundle: DetectorBundle, grid: torch.Tensor, timesteps: int) -> Contender:
+def _spikingjelly(bundle: Bundle, grid: torch.Tensor, timesteps: int) -> Contender:
     """SpikingJelly's conversion of the ANN, with the largest activations as thresholds; the state is reset before each run."""
     import torch
     from spikingjelly.activation_based import ann2snn, functional

@@ -38,7 +38,7 @@ from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE
 from evburst.eval.report.tables import Table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
@@ -144,7 +144,7 @@ def scored(setting: Setting, found: list[Prediction]) -> tuple[float, float]:
 
 def prepare(args: argparse.Namespace) -> Setting:
     """Read the weights and open the datasets."""
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     settings = build(TrainConfig, bundle.record["training"]["config"])
     data = replace(settings.data, root=args.root)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.torch_graph import TorchGraph
 from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -30,7 +30,7 @@ QUANTILE = 0.999
 class Setting:
     """Inputs shared by all converters: the network as bundled, its calibration grids, and the windows that are scored."""
 
-    bundle: DetectorBundle
+    bundle: Bundle
     calibration: Tensor
     size: SensorSize
     classes: tuple[str, ...]

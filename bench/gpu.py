@@ -25,7 +25,7 @@ from torch import Tensor
 
 from evburst.app.provenance import provenance
 from evburst.eval.report.tables import Table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.graph import Graph, Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.network import SpikingNetwork
@@ -67,7 +67,7 @@ def as_graph(runner: Runner, grids: Tensor) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def measure(bundle: DetectorBundle, batch: int) -> dict[str, Any]:
+def measure(bundle: Bundle, batch: int) -> dict[str, Any]:
     """Compare and time all networks on one batch."""
     x = torch.randint(0, 3, (batch, bundle.voxel.channels, HEIGHT, WIDTH), dtype=torch.uint8, device="cuda")
     found: dict[str, Any] = {"batch": batch}
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--weights", default="street")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     torch.backends.cudnn.benchmark = True
     rows = [measure(bundle, batch) for batch in BATCHES]
     report = {"weights": Path(args.weights).stem, "card": torch.cuda.get_device_name(), "ms": rows, **provenance()}

@@ -31,7 +31,7 @@ from bench.contenders import PEER, TIMESTEPS, Contender, contenders
 if TYPE_CHECKING:
     import torch
 
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
 
 FLOAT = ("ann", "ann channels-last", "onnxruntime", "openvino", "openvino fixed size")
 """Contenders in float32; the fastest is the reference for the ratios."""
@@ -43,7 +43,7 @@ _RUNS = 3
 """Measured runs per turn, after an unmeasured one, because a processor is slow while it wakes up."""
 
 
-def window_grid(events: Path, bundle: DetectorBundle, index: int) -> torch.Tensor:
+def window_grid(events: Path, bundle: Bundle, index: int) -> torch.Tensor:
     """Return the grid `(1, C, H, W)` of one window of a recording."""
     from itertools import islice
 
@@ -189,7 +189,7 @@ def table(results: dict[str, Any]) -> str:
     return Table(columns, rows, len(columns)).markdown()
 
 
-def chosen(bundle: DetectorBundle) -> dict[str, dict[str, str]]:
+def chosen(bundle: Bundle) -> dict[str, dict[str, str]]:
     """Return the engines that `auto` chooses by T, for the weights as they are and in integer form."""
     from evburst.app.engines import ensure_measured
     from evburst.models.runtime import choose
@@ -220,13 +220,13 @@ def main() -> None:
 
     from evburst.app import detect
     from evburst.app.provenance import provenance
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.runtime import machine
 
     torch.set_num_threads(args.threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     grid = window_grid(args.events, bundle, args.window)
     build = contenders(bundle, grid)
     if args.memory_of:

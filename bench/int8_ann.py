@@ -35,8 +35,8 @@ from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.coco import CocoResult, coco_result, frames_of
 from evburst.eval.report.tables import Table, interval
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.tasks import Prediction, task_of
 
@@ -58,7 +58,7 @@ class QuantisedAnn:
 
     has_memory = False
 
-    def __init__(self, bundle: DetectorBundle, grids: NDArray[np.uint8], post: PostConfig) -> None:
+    def __init__(self, bundle: Bundle, grids: NDArray[np.uint8], post: PostConfig) -> None:
         self.classes, self.stride, self._head, self._post = bundle.head.classes, bundle.stride, bundle.head, post
         self._run = contenders(bundle, torch.from_numpy(grids))[TIMED_AS]().run
 
@@ -74,7 +74,7 @@ class QuantisedAnn:
         return 0
 
 
-def calibration_grids(bundle: DetectorBundle, windows: Dataset) -> NDArray[np.uint8]:
+def calibration_grids(bundle: Bundle, windows: Dataset) -> NDArray[np.uint8]:
     """Return the grids of all windows, `(N, C, H, W)` uint8."""
     shown = [windows[i].window for i in range(len(windows))]
     return voxel_batch(shown, bundle.voxel, windows.spec.sensor_size, bundle.stride)
@@ -90,9 +90,9 @@ def measure(weights: str, root: str, cache: str, limit: int = 0, calibration: in
 
     scored = windows("val", limit)
     networks = {
-        "ann": Detector(bundle, config.post, ann=True),
+        "ann": GridDetector(bundle, config.post, ann=True),
         "int8": QuantisedAnn(bundle, calibration_grids(bundle, windows("select", calibration)), config.post),
-        "snn": Detector(bundle, config.post),
+        "snn": GridDetector(bundle, config.post),
     }
     found: dict[str, CocoResult] = {}
     for name, network in networks.items():

@@ -34,8 +34,8 @@ from evburst.data.representations.voxel_grid import padded_size, voxel_histogram
 from evburst.data.samples import STREET
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import EnergyTotals, energy_figures
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 
 POWERCAP = Path("/sys/class/powercap")
@@ -124,7 +124,7 @@ def idle() -> int:
     return 0
 
 
-def load_grids(bundle: DetectorBundle, path: Path, limit: int) -> tuple[NDArray[np.uint8], Any]:
+def load_grids(bundle: Bundle, path: Path, limit: int) -> tuple[NDArray[np.uint8], Any]:
     """Return the grids of a recording's first non-empty windows, `(N, 2 * bins, H, W)` uint8, and the sensor size."""
     stream = open_events(path, None, None)
     size, grids = stream.sensor_size, []
@@ -144,15 +144,15 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Measure rounds of idling, ANN and SNN in turn; return joules per window and the modelled energies of the same windows."""
     device = pick_device(args.device)
     meters = counters(device)
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     grids, size = load_grids(bundle, args.events, args.windows)
     networks = {
-        "ANN": Detector(bundle, PostConfig(), ann=True, device=device),
-        "SNN": Detector(bundle, PostConfig(), device=device, engine=args.engine),
+        "ANN": GridDetector(bundle, PostConfig(), ann=True, device=device),
+        "SNN": GridDetector(bundle, PostConfig(), device=device, engine=args.engine),
     }
     totals = EnergyTotals(networks["ANN"].dense_macs(*grids.shape[2:]))
 
-    def run(network: Detector) -> int:
+    def run(network: GridDetector) -> int:
         for grid in grids:
             network.detect(grid[None], size, [0])
         return len(grids)

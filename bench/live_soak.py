@@ -38,7 +38,7 @@ from evburst.app.runs import open_inference
 from evburst.data.errors import SourceError
 from evburst.data.readers import open_events
 from evburst.data.samples import STREET
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 DEATHS, AWAY_S = 5, 0.7
 
@@ -83,7 +83,7 @@ class Log:
 def window_time_s(detect: DetectConfig) -> float:
     """Median time of one window of the sample."""
     source = RecordingSource(STREET, 50_000)
-    inference = open_inference(DetectorBundle.load(detect.weights), detect, source.sensor_size)
+    inference = open_inference(Bundle.load(detect.weights), detect, source.sensor_size)
     window = next(iter(open_events(STREET).windows(50_000)))
     inference.warm_up(window)
     grid = inference.new_grid()

@@ -32,7 +32,7 @@ from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
 from evburst.data.samples import STREET
 from evburst.eval.report.tables import Table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.network import SpikingNetwork
 
@@ -62,7 +62,7 @@ class Row:
     time: dict[str, float]
 
 
-def relative_operations(bundle: DetectorBundle, busy: torch.Tensor) -> dict[str, float]:
+def relative_operations(bundle: Bundle, busy: torch.Tensor) -> dict[str, float]:
     """Return the operations beyond silence of windows with scattered events, relative to those of a window, by events."""
     network = SpikingNetwork(bundle.spiking, bundle.parameters)
 
@@ -74,7 +74,7 @@ def relative_operations(bundle: DetectorBundle, busy: torch.Tensor) -> dict[str,
     return {str(n): mean / whole for n, mean in means.items()}
 
 
-def relative_times(bundle: DetectorBundle, busy: torch.Tensor) -> dict[str, float]:
+def relative_times(bundle: Bundle, busy: torch.Tensor) -> dict[str, float]:
     """Return the time of the int8 engine for windows with scattered events, relative to that for a window, by events."""
     network = open_engine("int8", bundle.spiking, bundle.parameters, bundle.voxel.max_count)
     fastest: dict[tuple[int, int], float] = {}
@@ -87,7 +87,7 @@ def relative_times(bundle: DetectorBundle, busy: torch.Tensor) -> dict[str, floa
     return {str(n): statistics.fmean(fastest[n, k] for k in range(SEEDS)) / fastest[0, 0] for n in EVENTS}
 
 
-def _noise(bundle: DetectorBundle, busy: torch.Tensor, events: int) -> list[torch.Tensor]:
+def _noise(bundle: Bundle, busy: torch.Tensor, events: int) -> list[torch.Tensor]:
     return [scattered(events, bundle, int(busy.shape[2]), int(busy.shape[3]), seed) for seed in range(SEEDS)]
 
 
@@ -106,7 +106,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every margin; returns the record of the results."""
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     conversion = Conversion(ConvertConfig(args.weights, "unused.safetensors", args.root, continues=True, cache=args.cache))
     windows = conversion.data.windows("val", args.limit)
     busy = window_grid(STREET, bundle, int(BUSY_MS / bundle.voxel.window_ms))

@@ -47,8 +47,8 @@ from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.street import PERSON
 from evburst.eval.bootstrap import ap_losses
 from evburst.eval.coco import coco_result, frames_of
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED, PostConfig
 from evburst.models.detectors.remembering import remembering
 
@@ -86,21 +86,21 @@ def scene_of(kind: str, seed: int) -> ParkedScene | StoppedDrive:
     return ParkedScene(seed) if kind == "parked" else StoppedDrive(SIZE, 500 + seed)
 
 
-def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str, DetectorBundle, bool]]:
+def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str, Bundle, bool]]:
     """Names and bundles, and whether the ANN is to run."""
     for name in weights:
-        bundle = DetectorBundle.load(name)
+        bundle = Bundle.load(name)
         for ann in (True, False) if bundle.converted else (True,):
             yield f"{Path(name).stem}, {'ANN' if ann else 'SNN'}", bundle, ann
     for name in held:
-        bundle = remembering(DetectorBundle.load(name))
+        bundle = remembering(Bundle.load(name))
         for ann in (True, False):
             yield f"{Path(name).stem}, --memory, {'ANN' if ann else 'SNN'}", bundle, ann
 
 
-def results_of(bundle: DetectorBundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:
+def results_of(bundle: Bundle, ann: bool, events: Events, size: SensorSize) -> list[WindowResult]:
     """Run a network over a recording, window by window."""
-    inference = Inference(Detector(bundle, PostConfig(score=_LOWEST), ann), bundle.voxel, size, spiking=not ann)
+    inference = Inference(GridDetector(bundle, PostConfig(score=_LOWEST), ann), bundle.voxel, size, spiking=not ann)
     return [replace(one, grid=one.grid.copy()) for one in inference.stream(EventArray(events, size).windows(WINDOW_US))]
 
 
@@ -157,7 +157,7 @@ def adl_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {network} | {value} |" for network, value in results["adl"].items())])
 
 
-def on_pictures(root: Path, known: Sequence[tuple[str, DetectorBundle, bool]], scenes: int, cache: Path) -> dict[str, Any]:
+def on_pictures(root: Path, known: Sequence[tuple[str, Bundle, bool]], scenes: int, cache: Path) -> dict[str, Any]:
     """AP of every network on sequences of photographs, and of spiking ones [loss, low, high] to the ANN, by part."""
     data = DatasetConfig(root=str(root), simulated=SEQUENCES)
     length = SEQUENCES.sequence
@@ -166,7 +166,7 @@ def on_pictures(root: Path, known: Sequence[tuple[str, DetectorBundle, bool]], s
     parts = {"all": position >= 0, "first half": position < length // 2, "second half": position >= length // 2}
     scores: dict[str, dict[str, Any]] = {}
     for name, bundle, ann in known:
-        inference = Inference(Detector(bundle, SCORED, ann), bundle.voxel, SIZE, spiking=not ann)
+        inference = Inference(GridDetector(bundle, SCORED, ann), bundle.voxel, SIZE, spiking=not ann)
         done = run_dataset(inference, windows)
         scores[name] = {
             part: coco_result(

@@ -20,7 +20,7 @@ from evburst.eval.energy import COST_TABLES
 from evburst.eval.report import collect
 from evburst.eval.report.tables import Table, interval, number, of_qnn, percent
 from evburst.eval.results import NetworkResult, Results, read_results
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.spiking.network import SpikingParameters
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -67,8 +67,8 @@ def _fastest(ms: dict[str, float], names: str) -> float | None:
 
 
 @cache
-def _bundle(weights: str) -> DetectorBundle:
-    return DetectorBundle.load(weights)
+def _bundle(weights: str) -> Bundle:
+    return Bundle.load(weights)
 
 
 def _parameters(weights: str) -> SpikingParameters:

@@ -32,7 +32,7 @@ from evburst.data.samples import STREET
 if TYPE_CHECKING:
     import torch
 
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.graph import Graph, Node
     from evburst.models.spiking.network import SpikingParameters
 
@@ -58,7 +58,7 @@ class Row:
     boxed: float
 
 
-def scattered(n: int, bundle: DetectorBundle, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+def scattered(n: int, bundle: Bundle, rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     """Return a grid `(1, C, rows, columns)` uint8 of n events."""
     import numpy as np
     import torch
@@ -149,11 +149,11 @@ def main() -> None:
     import torch
 
     from evburst.app.provenance import provenance
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.runtime import choose, machine
 
     torch.set_num_threads(args.threads)
-    bundle = DetectorBundle.load(args.weights)
+    bundle = Bundle.load(args.weights)
     busy = window_grid(STREET, bundle, WINDOW)
     grids = {f"noise {n}": scattered(n, bundle, *busy.shape[2:]) for n in NOISE} | {"recording": busy}
     build = contenders(bundle, busy)

@@ -27,7 +27,7 @@ from evburst.app.convert.run import convert
 from evburst.app.convert.scores import score
 from evburst.app.provenance import provenance
 from evburst.eval.report.tables import Table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 FIGURES = ("lost_ap", "energy_int8")
 HEAD = ["weights", "settings", "seeds", "windows", "AP of the ANN", "AP lost", "least to most", "of dense ANN, INT8", "minutes"]
@@ -37,7 +37,7 @@ def converted(config: ConvertConfig, windows: Any, ann: float, share_per_operati
     """Convert once; return the points of AP lost, the energy as a share of the dense ANN's, and the seconds it took."""
     began = time.perf_counter()
     convert(config)
-    scored, operations = score(DetectorBundle.load(config.out), windows)
+    scored, operations = score(Bundle.load(config.out), windows)
     seconds = round(time.perf_counter() - began, 1)
     return {"lost_ap": ann - scored.value, "energy_int8": operations * share_per_operation, "seconds": seconds}
 

@@ -40,7 +40,7 @@ from evburst.data.samples import STREET  # noqa: E402
 from evburst.eval.energy import EnergyReport, energy_report  # noqa: E402
 from evburst.eval.report.tables import Table  # noqa: E402
 from evburst.models.activity import ActivityRunner  # noqa: E402
-from evburst.models.bundle import DetectorBundle  # noqa: E402
+from evburst.models.bundle import Bundle  # noqa: E402
 from evburst.models.runtime import open_engine  # noqa: E402
 
 NOISE = (0, 1, 10, 100, 400, 1300, 5000, 20_000)
@@ -82,7 +82,7 @@ class Meter:
     """
 
     def __init__(self, weights: str, size: SensorSize, engine: str) -> None:
-        self.bundle, self.size = DetectorBundle.load(weights), size
+        self.bundle, self.size = Bundle.load(weights), size
         self._network = open_engine(engine, self.bundle.spiking, self.bundle.parameters, self.bundle.voxel.max_count)
         self._ann = ActivityRunner(self.bundle.graph)
 

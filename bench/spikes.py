@@ -38,7 +38,7 @@ from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.data.samples import STREET
 from evburst.eval.report.tables import Table
-from evburst.models.bundle import WEIGHTS, DetectorBundle
+from evburst.models.bundle import WEIGHTS, Bundle
 from evburst.models.export.nir import to_nir, write_nir
 from evburst.models.export.onnx_snn import INPUT, SnnOptions, spiking_model
 from evburst.models.graph import Graph, Node
@@ -97,7 +97,7 @@ class Watched(SpikingNetwork):
 
 def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreement]:
     """Return the agreement of each engine on the first windows of the bundled recording."""
-    bundle = DetectorBundle.load(weights)
+    bundle = Bundle.load(weights)
     as_bundled = is_integer(bundle.spiking, bundle.parameters)
     graph, parameters = integer_form(bundle.spiking, bundle.parameters)
     reference = Watched(graph, parameters)
@@ -116,7 +116,7 @@ def compare(weights: str, engines: Sequence[str], n_windows: int) -> list[Agreem
     return [Agreement(weights, as_bundled, *layers, name, *shared, different[name]) for name in runs]
 
 
-def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
+def grids_of(bundle: Bundle, n_windows: int) -> Iterator[NDArray[np.uint8]]:
     """The first windows of the bundled recording as grids `(1, C, H, W)` for the sensor of the weights."""
     stream, sensor = open_events(STREET), bundle.sensor_size or _GEN1
     for window in islice(stream.windows(bundle.voxel.window_us), n_windows):
@@ -124,7 +124,7 @@ def grids_of(bundle: DetectorBundle, n_windows: int) -> Iterator[NDArray[np.uint
 
 
 def _exported(start: Callable[[bytes], Any], clip_first: bool = False) -> Callable[..., Callable[[NDArray[np.uint8]], Counts]]:
-    def build(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+    def build(graph: Graph, parameters: SpikingParameters, bundle: Bundle) -> Callable[[NDArray[np.uint8]], Counts]:
         model = spiking_model(graph, parameters, bundle.voxel.channels, SnnOptions(counts=True, clip_first=clip_first))
         run = start(model.SerializeToString())
 
@@ -137,7 +137,7 @@ def _exported(start: Callable[[bytes], Any], clip_first: bool = False) -> Callab
     return build
 
 
-def _int8(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts]:
+def _int8(graph: Graph, parameters: SpikingParameters, bundle: Bundle) -> Callable[[NDArray[np.uint8]], Counts]:
     from evburst.models.runtime.int8.network import IntegerNetwork
 
     network = IntegerNetwork(graph, parameters, bundle.voxel.max_count)
@@ -194,7 +194,7 @@ def run_in_spikingjelly(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
     return run
 
 
-def _nir(graph: Graph, parameters: SpikingParameters, bundle: DetectorBundle) -> Callable[[NDArray[np.uint8]], Counts] | None:
+def _nir(graph: Graph, parameters: SpikingParameters, bundle: Bundle) -> Callable[[NDArray[np.uint8]], Counts] | None:
     """None if NIR cannot express the network completely."""
     try:
         translated = to_nir(graph, parameters, next(grids_of(bundle, 1)).shape[1:])

@@ -40,8 +40,8 @@ from evburst.data.datasets import DatasetSpec
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import energy_report, is_a_qnn
 from evburst.eval.report.tables import number, percent
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.spiking.convert.allocate import pareto_frontier
 from evburst.models.spiking.convert.calibrate import Choice
@@ -113,7 +113,7 @@ class Bench:
     def rows(self) -> Iterator[Row]:
         """Yield all rows as they are computed, the ANN first."""
         yield self._row("ANN", "ANN", 0, self.at(1).calibrated(Choice(8)), ann=True)
-        bundled = DetectorBundle.load(self._args.weights)
+        bundled = Bundle.load(self._args.weights)
         timesteps = bundled.parameters.timesteps
         yield self._row("as bundled", f"as in the weights file, T = {timesteps}", timesteps, bundled)
         for timesteps in (1, 2, 4):
@@ -153,15 +153,15 @@ class Bench:
     def _uniform(self, kind: str, name: str, timesteps: int, choice: Choice) -> Row:
         return self._row(kind, name, timesteps, self.at(timesteps).calibrated(choice))
 
-    def _row(self, kind: str, name: str, timesteps: int, bundle: DetectorBundle, ann: bool = False) -> Row:
-        detector = Detector(bundle, SCORED, ann=ann, engine=self._args.engine)
+    def _row(self, kind: str, name: str, timesteps: int, bundle: Bundle, ann: bool = False) -> Row:
+        detector = GridDetector(bundle, SCORED, ann=ann, engine=self._args.engine)
         return _make_row(kind, name, timesteps, *score_detector(detector, self.windows))
 
     def _adaptive(self, timesteps: int) -> Row:
         """Return the row in which each window stops once its boxes agree; the threshold is chosen on the split "select"."""
         bundle = self.at(timesteps).calibrated(Choice(8))
         tau = self.at(timesteps).adaptive(bundle).get("adaptive", {"tau": 1.0})["tau"]  # 1: boxes must not change at all
-        detector = Detector(bundle, SCORED, adaptive=tau)
+        detector = GridDetector(bundle, SCORED, adaptive=tau)
         scored, stats = score_detector(detector, self.windows, 1)
         mean_timesteps = float(np.mean([energy_report(batch).timesteps or 0 for batch in stats]))
         return _make_row("adaptive timesteps", f"phi = 8, adaptive, T <= {timesteps}", mean_timesteps, scored, stats)

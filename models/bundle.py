@@ -158,7 +158,7 @@ def bundled_weights(task: str) -> list[str]:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DetectorBundle:
+class Bundle:
     """A converted detector: the content of a weights file.
 
     Attributes:
@@ -246,7 +246,7 @@ class DetectorBundle:
         return found
 
     @classmethod
-    def load(cls, weights: str | Path) -> DetectorBundle:
+    def load(cls, weights: str | Path) -> Bundle:
         """Read a weights file, or bundled weights by name; a checkpoint of training as a TrainedBundle.
 
         Raises:
@@ -279,7 +279,7 @@ class DetectorBundle:
     @classmethod
     def _from_parts(
         cls, graph: Graph, head: HeadSpec, voxel: VoxelConfig, tensors: dict[str, Tensor], content: dict[str, Any]
-    ) -> DetectorBundle:
+    ) -> Bundle:
         """From parts that were checked."""
         ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
         graph = Graph(graph.nodes, graph.outputs, ann)
@@ -305,7 +305,7 @@ class DetectorBundle:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class TrainedBundle(DetectorBundle):
+class TrainedBundle(Bundle):
     """A network of `evburst train` that was not converted: its ANN runs and can be exported; `spiking` and `parameters` raise
     CheckpointError.
 

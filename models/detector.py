@@ -16,7 +16,7 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.stats import MemoryGeometry, SpikeStats
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory, Runner
 from evburst.models.runtime import ENGINES, choose, open_engine
@@ -27,7 +27,7 @@ from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
 
 
-class Detector:
+class GridDetector:
     """Grids in; out come boxes, or of a classifier class scores (models/tasks).
 
     Args:
@@ -55,7 +55,7 @@ class Detector:
 
     def __init__(
         self,
-        bundle: DetectorBundle,
+        bundle: Bundle,
         post: PostConfig,
         ann: bool = False,
         timesteps: int | None = None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.errors import CheckpointError
-from evburst.models.bundle import DetectorBundle, find_weights, load_tensors, read_kind
+from evburst.models.bundle import Bundle, find_weights, load_tensors, read_kind
 
 
 def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
@@ -29,7 +29,7 @@ def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
     path = find_weights(weights)
     own = model.state_dict()
     folded = read_kind(path) == "detector"
-    tensors = _unfolded(DetectorBundle.load(path), model) if folded else load_tensors(path, "ann")[0]
+    tensors = _unfolded(Bundle.load(path), model) if folded else load_tensors(path, "ann")[0]
     fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
     n_parameters = len(list(model.parameters()))
     if sum(name in fitting for name, _ in model.named_parameters()) < n_parameters // 2:
@@ -41,7 +41,7 @@ def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
         _measure_norms(model, batch)
 
 
-def _unfolded(bundle: DetectorBundle, model: nn.Module) -> dict[str, Tensor]:
+def _unfolded(bundle: Bundle, model: nn.Module) -> dict[str, Tensor]:
     """Split folded convolutions into a convolution and a batch norm that only adds the bias."""
     modules = dict(model.named_modules())
     tensors: dict[str, Tensor] = {}

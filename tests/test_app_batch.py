@@ -23,7 +23,7 @@ from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.files import only_writer
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from tests.conftest import ROOT, needs_fork, random_events
 
 SIZE = SensorSize(64, 48)
@@ -319,7 +319,7 @@ def test_a_recording_or_weights_that_have_changed_are_not_done(
     recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, out = tmp_path / "mine.safetensors", tmp_path / "out"
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     bundle.save(weights)
     command = ["--events", str(recordings / "a"), "--out", str(out), *SMALL, "--weights", str(weights), "--skip-existing"]
     assert detect_main(command) == 0

@@ -31,7 +31,7 @@ from evburst.data.events import SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.class_results import ClassResults
 from evburst.eval.results import read_results
-from evburst.models.bundle import DetectorBundle, bundled_weights, load_tensors, save_tensors
+from evburst.models.bundle import Bundle, bundled_weights, load_tensors, save_tensors
 from tests.event_files import bin_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.simulation import simulated_here
@@ -83,7 +83,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_records_the_split_used_for_selection(place: Path) -> None:
-    record = DetectorBundle.load(place / "digits.safetensors").record
+    record = Bundle.load(place / "digits.safetensors").record
     chosen = record["training"]["chosen_on"]
     assert (chosen["split"], "top-1" in chosen["chosen"]) == ("select", True)
     assert chosen["recordings"] == chosen["windows"] > 1
@@ -404,7 +404,7 @@ def test_bundled_weights_by_task() -> None:
     assert set(bundled_weights(CLASSIFICATION)) == sensors.keys()
     assert set(bundled_weights(DETECTION)) == {"caltech6", "caltech6-ssd", "street"}
     for name, sensor_size in sensors.items():
-        record = DetectorBundle.load(name).record
+        record = Bundle.load(name).record
         assert record["sensor_size"] == sensor_size
         chosen_on = record["training"]["chosen_on"]  # of older files the name of the split alone
         assert (chosen_on["split"] if isinstance(chosen_on, dict) else chosen_on) == "select"

@@ -24,7 +24,7 @@ from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from tests.conftest import ROOT, SAMPLE, SHARED, make_events, random_events
 from tests.event_files import fed
@@ -179,7 +179,7 @@ def test_idle_windows_cost_nothing_and_change_no_other(
 def test_an_error_is_raised_after_the_results_of_earlier_windows() -> None:
     """Windows are read in advance and in batches; those before the fault still give results, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
-    inference = open_inference(DetectorBundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)
+    inference = open_inference(Bundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)
 
     def windows() -> Iterator[EventWindow]:
         yield from islice(stream.windows(5_000), 3)

@@ -29,7 +29,7 @@ from evburst.eval.coco import coco_result
 from evburst.eval.protocol import PROTOCOLS, RecordingBoxes, match
 from evburst.eval.results import json_schema, parse, read_results
 from evburst.eval.scoring import without_details
-from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.bundle import Bundle, find_weights
 from tests.conftest import ROOT, SAMPLES, SHARED, in_new_process, needs_fork, random_events
 from tests.event_files import dat_bytes
 from tests.helpers.simulation import simulated_here
@@ -243,7 +243,7 @@ def test_simulation_settings_come_from_the_weights(
 
 def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path: Path) -> None:
     """Boxes of a class that the training renamed are labels in the evaluation, too."""
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     record = deepcopy(bundle.record)
     record["training"]["config"]["data"] |= {"kind": "folder", "classes": {"van": "car"}}
     weights = tmp_path / "mine.safetensors"
@@ -264,7 +264,7 @@ def test_prophesees_data_are_scored_by_their_protocol() -> None:
 
 def test_weights_trained_on_such_data_have_their_own_spec(tmp_path: Path) -> None:
     """`train --dataset 1mpx` learns car and pedestrian unless data.spec says otherwise; their evaluation needs no setting."""
-    bundle, weights = DetectorBundle.load("street"), tmp_path / "mine.safetensors"
+    bundle, weights = Bundle.load("street"), tmp_path / "mine.safetensors"
     record = deepcopy(bundle.record)
 
     def spec(trained_on: str, kind: str) -> str:
@@ -278,7 +278,7 @@ def test_weights_trained_on_such_data_have_their_own_spec(tmp_path: Path) -> Non
 
 def test_classes_of_ones_own_come_from_the_weights(tmp_path: Path) -> None:
     """Those that the data were trained with, or, if the weights do not say how they were trained, those of the head."""
-    bundle, weights = DetectorBundle.load("street"), tmp_path / "mine.safetensors"
+    bundle, weights = Bundle.load("street"), tmp_path / "mine.safetensors"
     record = deepcopy(bundle.record)
     record["training"]["config"]["data"] |= {"kind": "folder", "own_classes": ["van", "cat"], "sensor_size": "64x48"}
 
@@ -296,7 +296,7 @@ def test_classes_of_ones_own_come_from_the_weights(tmp_path: Path) -> None:
 
 
 def test_the_sensor_size_of_a_classifiers_data_comes_from_the_weights(tmp_path: Path) -> None:
-    bundle, weights = DetectorBundle.load("nmnist"), tmp_path / "mine.safetensors"
+    bundle, weights = Bundle.load("nmnist"), tmp_path / "mine.safetensors"
     record = deepcopy(bundle.record)
     record["training"]["config"]["data"] |= {"kind": "folder", "sensor_size": "64x48"}
     replace(bundle, record=record).save(weights)

@@ -17,8 +17,8 @@ from evburst.app.library import Detector
 from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.readers import open_events
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector as GridDetector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from tests.conftest import SAMPLES
@@ -95,7 +95,7 @@ def test_the_order_of_recordings_does_not_matter(root: Path, tmp_path: Path, cap
             same = predictions(tmp_path / "ab", name, model), predictions(tmp_path / "ba", its_other_name, model)
             assert np.array_equal(*map(rows, same))
     data = open_dataset(DatasetConfig("folder", str(root)), Request("val", 50_000))
-    bundle = remembering(DetectorBundle.load("street"))
+    bundle = remembering(Bundle.load("street"))
     inference = Inference(GridDetector(bundle, PostConfig(score=0.001)), bundle.voxel, data.spec.sensor_size)
     together = np.concatenate([boxes.to_prophesee() for boxes in run_dataset(inference, data).predictions])  # type: ignore[union-attr]
     assert np.array_equal(rows(together), rows(np.concatenate([predictions(tmp_path / "ab", name, "snn") for name in "ab"])))

@@ -17,7 +17,7 @@ from evburst.app.batch import detect_many
 from evburst.app.classify import ClassifyConfig, human_line
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import Inference, WindowResult
-from evburst.app.library import Detector as LibraryDetector
+from evburst.app.library import Detector
 from evburst.app.live.broadcast import _Counted, _Shown, encode
 from evburst.app.runs import open_inference
 from evburst.data.boxes import Detections
@@ -27,8 +27,8 @@ from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.detectors.remembering import with_memory
 from evburst.models.runtime import ENGINES, SAMPLED
@@ -44,11 +44,11 @@ RUN = [k for k, events in enumerate(EVENTS) if events]
 
 
 @pytest.fixture
-def bundle(grid: torch.Tensor) -> DetectorBundle:
+def bundle(grid: torch.Tensor) -> Bundle:
     """A detector in integer form."""
     graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
     spikes, parameters = calibrate(graph, record_targets(graph, grid), 1, Choice(4))
-    return DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
+    return Bundle(graph, spikes, parameters, HeadSpec("yolo", (4, 2), 2, ("car",)), VoxelConfig(bins=2), {})
 
 
 def windows() -> Iterator[EventWindow]:
@@ -69,7 +69,7 @@ def skip_without(engine: str) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("engine", ["reference", "int8", "onnx", "openvino"])
-def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int, bundle: DetectorBundle) -> None:
+def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int, bundle: Bundle) -> None:
     """Idle windows do not take a turn; boxes and the counted windows' energies are those of a run that counts everything."""
     skip_without(engine)
     every, sampled = (open_inference(bundle, DetectConfig(engine=engine, count_every=n), SIZE) for n in (1, 3))
@@ -92,20 +92,20 @@ def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int,
             assert getattr(report, name) == getattr(only.report(), name)
 
 
-def test_engines_count_everything_unless_it_takes_time(bundle: DetectorBundle) -> None:
+def test_engines_count_everything_unless_it_takes_time(bundle: Bundle) -> None:
     for engine in ("reference", "int8", "onnx", "openvino"):
         skip_without(engine)
-        resolved = Detector(bundle, PostConfig(), engine=engine, count_every=None).count_every
+        resolved = GridDetector(bundle, PostConfig(), engine=engine, count_every=None).count_every
         assert resolved == (SAMPLED if engine in ("onnx", "openvino") else 1)
-        assert Detector(bundle, PostConfig(), engine=engine).count_every == 1  # evaluate
-        assert Detector(bundle, PostConfig(), engine=engine, count_every=4).count_every == 4
-    assert Detector(bundle, PostConfig(), ann=True, engine="auto", count_every=4).count_every == 1
+        assert GridDetector(bundle, PostConfig(), engine=engine).count_every == 1  # evaluate
+        assert GridDetector(bundle, PostConfig(), engine=engine, count_every=4).count_every == 4
+    assert GridDetector(bundle, PostConfig(), ann=True, engine="auto", count_every=4).count_every == 1
 
 
 def test_the_library_and_classify_count_every_window() -> None:
     assert DetectConfig().count_every is None
-    assert LibraryDetector("street").config.count_every == 1
-    assert LibraryDetector("street", count_every=7).config.count_every == 7
+    assert Detector("street").config.count_every == 1
+    assert Detector("street", count_every=7).config.count_every == 7
     assert ClassifyConfig().count_every == 1
 
 
@@ -118,7 +118,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         DetectConfig(**settings)
 
 
-def test_outputs_state_what_was_counted(tmp_path: Path, bundle: DetectorBundle) -> None:
+def test_outputs_state_what_was_counted(tmp_path: Path, bundle: Bundle) -> None:
     path, weights = tmp_path / "a.dat", tmp_path / "w.safetensors"
     bundle.save(weights)
     write_events(path, random_events(3_000, SIZE, 240_000), SIZE)
@@ -186,12 +186,12 @@ def test_the_page_shows_the_last_counted_window_of_the_same_network() -> None:
 
 
 @pytest.fixture
-def remembering(grid: torch.Tensor) -> DetectorBundle:
+def remembering(grid: torch.Tensor) -> Bundle:
     """A detector whose only layer is held."""
     torch.manual_seed(0)
     head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
     graph = with_memory(trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16)).in_float16(), head)
-    return DetectorBundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
+    return Bundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
 
 
 def moments(*starts_ms: int) -> list[EventWindow]:
@@ -213,11 +213,11 @@ def maps_of(inference: Inference, *starts_ms: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("ann", [False, True])
-def test_memory_lasts_until_a_gap(remembering: DetectorBundle, ann: bool) -> None:
+def test_memory_lasts_until_a_gap(remembering: Bundle, ann: bool) -> None:
     """What was seen is still found without events; a window may be missing, more may not, and time may not run back."""
 
     def opened() -> Inference:
-        detector = Detector(remembering, PostConfig(), ann, engine="reference")
+        detector = GridDetector(remembering, PostConfig(), ann, engine="reference")
         return Inference(detector, remembering.voxel, SIZE, maps=True, idle_events=10)
 
     seen, silent = maps_of(opened(), 0, 500)
@@ -228,8 +228,8 @@ def test_memory_lasts_until_a_gap(remembering: DetectorBundle, ann: bool) -> Non
     assert maps_of(opened(), 500) == [silent]
 
 
-def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle) -> None:
-    detector = Detector(remembering, PostConfig(score=0.001), engine="reference")
+def test_a_batch_with_memory_is_run_window_by_window(remembering: Bundle) -> None:
+    detector = GridDetector(remembering, PostConfig(score=0.001), engine="reference")
     each, together = (list(Inference(detector, remembering.voxel, SIZE).stream(windows(), batch)) for batch in (1, 4))
     assert not any(result.idle for result in each)
     for one, other in zip(each, together, strict=True):
@@ -237,9 +237,9 @@ def test_a_batch_with_memory_is_run_window_by_window(remembering: DetectorBundle
         assert one.spikes == other.spikes
 
 
-def test_another_recording_begins_with_an_empty_memory(remembering: DetectorBundle) -> None:
+def test_another_recording_begins_with_an_empty_memory(remembering: Bundle) -> None:
     """Even if its clock continues that of the recording before."""
-    inference = Inference(Detector(remembering, PostConfig(), engine="reference"), remembering.voxel, SIZE, maps=True)
+    inference = Inference(GridDetector(remembering, PostConfig(), engine="reference"), remembering.voxel, SIZE, maps=True)
     first, second = moments(0, 50)
     held = [next(iter(result.maps.values())).copy() for result in inference.stream(iter([first, second])) if result.maps]
     again = [next(iter(result.maps.values())).copy() for result in inference.stream(iter([second])) if result.maps]
@@ -247,7 +247,7 @@ def test_another_recording_begins_with_an_empty_memory(remembering: DetectorBund
     assert not np.array_equal(again[0], held[1])
 
 
-def test_windows_of_a_network_with_memory_do_not_overlap(remembering: DetectorBundle) -> None:
+def test_windows_of_a_network_with_memory_do_not_overlap(remembering: Bundle) -> None:
     with pytest.raises(ConfigError, match="windows of a network with memory follow each other"):
         open_inference(remembering, DetectConfig(stride_ms=10), SIZE)
 
@@ -263,12 +263,12 @@ def test_memory_of_the_bundled_weights(tmp_path: Path) -> None:
     write_events(path := tmp_path / "a.dat", np.concatenate([seen, last]), size)
     boxes = {}
     for memory in (False, True):
-        detector = LibraryDetector("street", score=0.3, memory=memory)
+        detector = Detector("street", score=0.3, memory=memory)
         boxes[memory] = [len(result.detections) for result in detector.stream(path)]
     assert boxes[True][3] > 0
     assert boxes[True][4:] == [boxes[True][3]] * 4
     assert boxes[False][4:] == [0] * 4
     with pytest.raises(ConfigError, match="pass --timesteps 1"):
-        list(LibraryDetector("street", memory=True, timesteps=2).stream(path))
+        list(Detector("street", memory=True, timesteps=2).stream(path))
     with pytest.raises(ConfigError, match="YOLO detector without memory only"):
-        list(LibraryDetector("caltech6-ssd", memory=True).stream(path))
+        list(Detector("caltech6-ssd", memory=True).stream(path))

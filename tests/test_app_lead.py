@@ -24,7 +24,7 @@ from evburst.data.datasets.registry import DatasetConfig
 from evburst.data.events import SensorSize
 from evburst.eval.coco import average_precision
 from evburst.eval.streaming import NOTHING_YET
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from tests.conftest import SAMPLE
 
 SIZE = SensorSize(300, 200)
@@ -234,7 +234,7 @@ def test_streaming_figures_are_those_of_boxes_predicted_window_by_window(
     for name in (SAMPLE.name, "street_bbox.npy"):
         shutil.copy(SAMPLE.with_name(name), tmp_path)
     config = EvaluateConfig(DatasetConfig(kind="folder", root=str(tmp_path)), limit=8, protocol="coco")
-    evaluation = BoxEvaluation(config, DetectorBundle.load("street"), tmp_path / "out", 0, 1)
+    evaluation = BoxEvaluation(config, Bundle.load("street"), tmp_path / "out", 0, 1)
     (part,), ((result,),) = evaluation.dataset.parts(), evaluation.predict().values()
     figures = latency.streaming_figures(
         evaluation.predictor, evaluation.networks[0], [(part, result)], evaluation.protocol, 20.0, 8, lead_ms, stride_ms

@@ -36,7 +36,7 @@ from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import PRESETS, SimulatorConfig
 from evburst.data.slicing import live_windows
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from tests.conftest import make_events, random_events
 
 SIZE = SensorSize(64, 48)
@@ -870,7 +870,7 @@ def free_port() -> int:
 
 def test_a_camera_has_the_sensor_of_the_weights(tmp_path: Path) -> None:
     """Also of weights that were trained on data of one's own, unless they do not state it."""
-    bundle, path = DetectorBundle.load("caltech6"), tmp_path / "own.safetensors"
+    bundle, path = Bundle.load("caltech6"), tmp_path / "own.safetensors"
     for record, size in (({"dataset": "mine", "sensor_size": [96, 64]}, (96, 64)), ({"dataset": "mine"}, None)):
         replace(bundle, record=record).save(path)
         config = load_config(LiveConfig, None, [f"detect.weights={path}"])

@@ -17,8 +17,8 @@ from evburst.data.datasets import DatasetSpec, LabelledWindow
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.eval.score_maps import ScoreMap
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.fold import trace
@@ -62,21 +62,19 @@ class Windows:
 
 
 @pytest.fixture(scope="module")
-def bundle() -> DetectorBundle:
+def bundle() -> Bundle:
     torch.manual_seed(0)
     graph = trace(Boxes().eval(), torch.zeros(1, 4, 24, 24)).in_float16()
     grids = torch.poisson(torch.full((2, 4, 24, 24), 0.2))
-    return DetectorBundle(
-        graph, graph, spiking(graph, grids, 1, 8), HeadSpec("yolo", (4,), 2, CLASSES), VoxelConfig(bins=2), {}
-    )
+    return Bundle(graph, graph, spiking(graph, grids, 1, 8), HeadSpec("yolo", (4,), 2, CLASSES), VoxelConfig(bins=2), {})
 
 
-def found(bundle: DetectorBundle, ann: bool = False) -> list[Any]:
-    return run_windows(Detector(bundle, PostConfig(score=0.001), ann=ann), Windows()).predictions
+def found(bundle: Bundle, ann: bool = False) -> list[Any]:
+    return run_windows(GridDetector(bundle, PostConfig(score=0.001), ann=ann), Windows()).predictions
 
 
 @pytest.fixture(scope="module")
-def windows(bundle: DetectorBundle) -> Windows:
+def windows(bundle: Bundle) -> Windows:
     """Labels at which cars are correct as TRUE states; no pedestrian is."""
     rng, labels = np.random.default_rng(0), []
     for boxes in found(bundle):
@@ -85,7 +83,7 @@ def windows(bundle: DetectorBundle) -> Windows:
     return Windows(labels)
 
 
-def test_scores_are_mapped_to_the_fraction_that_is_correct(bundle: DetectorBundle, windows: Windows) -> None:
+def test_scores_are_mapped_to_the_fraction_that_is_correct(bundle: Bundle, windows: Windows) -> None:
     assert takes_score_maps(bundle)
     mapped, record = with_score_maps(bundle, windows)
     assert list(record) == list(CLASSES)
@@ -101,14 +99,14 @@ def test_scores_are_mapped_to_the_fraction_that_is_correct(bundle: DetectorBundl
             np.testing.assert_allclose(b, wanted(a), atol=2e-4)
 
 
-def test_a_second_calibration_finds_little_to_do(bundle: DetectorBundle, windows: Windows) -> None:
+def test_a_second_calibration_finds_little_to_do(bundle: Bundle, windows: Windows) -> None:
     mapped, _ = with_score_maps(bundle, windows)
     _, again = with_score_maps(mapped, windows)
     assert again["car"]["scale"] == pytest.approx(1, abs=0.05)
     assert again["car"]["bias"] == pytest.approx(0, abs=0.05)
 
 
-def test_the_ann_has_the_same_maps(bundle: DetectorBundle, windows: Windows) -> None:
+def test_the_ann_has_the_same_maps(bundle: Bundle, windows: Windows) -> None:
     mapped, record = with_score_maps(bundle, windows)
     fitted = ScoreMap(record["car"]["scale"], record["car"]["bias"])
     for before, after in zip(found(bundle, ann=True), found(mapped, ann=True), strict=True):
@@ -116,7 +114,7 @@ def test_the_ann_has_the_same_maps(bundle: DetectorBundle, windows: Windows) -> 
         np.testing.assert_allclose(b, fitted(a), atol=5e-3)
 
 
-def test_without_labels_enough_the_weights_stay(bundle: DetectorBundle) -> None:
+def test_without_labels_enough_the_weights_stay(bundle: Bundle) -> None:
     same, record = with_score_maps(bundle, Windows())
     assert {row["scale"] for row in record.values()} == {1}
     assert same.parameters.readout_shift.keys() == bundle.parameters.readout_shift.keys()
@@ -126,7 +124,7 @@ def test_without_labels_enough_the_weights_stay(bundle: DetectorBundle) -> None:
         assert torch.equal(shift, same.parameters.readout_shift[name])
 
 
-def test_without_boxes_there_is_no_calibration_error(bundle: DetectorBundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_boxes_there_is_no_calibration_error(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     silent = [
         Graph(g.nodes, g.outputs, {**g.tensors, "cls.bias": g.tensors["cls.bias"] - 90}) for g in (bundle.graph, bundle.spiking)
@@ -136,13 +134,13 @@ def test_without_boxes_there_is_no_calibration_error(bundle: DetectorBundle, cap
     assert "scores of car: scale 1.000, bias +0.000; no box has a score of 0.1 or more" in caplog.text
 
 
-def test_data_of_other_classes_fit_nothing(bundle: DetectorBundle) -> None:
+def test_data_of_other_classes_fit_nothing(bundle: Bundle) -> None:
     same, record = with_score_maps(bundle, Windows(classes=("car", "bus")))
     assert same is bundle
     assert record == {}
 
 
-def test_other_heads_take_no_maps(bundle: DetectorBundle) -> None:
+def test_other_heads_take_no_maps(bundle: Bundle) -> None:
     assert not takes_score_maps(replace(bundle, head=replace(bundle.head, kind="ssd")))
     assert not takes_score_maps(replace(bundle, head=replace(bundle.head, kind="classes")))
     relu = next(node.name for node in bundle.graph.nodes if node.op == "relu")

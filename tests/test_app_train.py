@@ -39,7 +39,7 @@ from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.files import only_writer, part_of
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle, load_tensors, save_tensors
+from evburst.models.bundle import Bundle, load_tensors, save_tensors
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Graph
@@ -274,12 +274,12 @@ def test_a_network_with_memory_is_not_distilled(
     """It can be calibrated otherwise, and keeps its memory."""
     assert convert() == 0
     held = tmp_path / "held.safetensors"
-    remembering(DetectorBundle.load(convert.weights)).save(held)
+    remembering(Bundle.load(convert.weights)).save(held)
     again = Command(held, cache, tmp_path)
     assert again(*ADVANCED) == 1
     assert "leave out --level advanced and --continue" in capsys.readouterr().err
     assert again("--calibration", str(folder)) == 0
-    assert DetectorBundle.load(again.weights).spiking.memories
+    assert Bundle.load(again.weights).spiking.memories
 
 
 def test_two_runs_do_not_write_the_same_outputs(
@@ -316,7 +316,7 @@ def test_own_recordings_calibrate_without_labels(convert: Command, tmp_path: Pat
     assert convert(*flags, "--sensor-size", "96x64", *ADVANCED, "--set", "tuning_every=4") == 0
     assert [row["windows"] for row in convert.record["descent"]] == [0, 4, 8, 10]
     assert all(row["select_divergence"] > 0 and "select_lost" not in row for row in convert.record["descent"])
-    assert DetectorBundle.load(convert.weights).record["sensor_size"] == [96, 64]
+    assert Bundle.load(convert.weights).record["sensor_size"] == [96, 64]
     assert convert(*flags, "--max-loss", "1") == 1
     assert "max_loss needs labels" in capsys.readouterr().err
     (own / "c.csv").write_text("t,x,y,p\n")
@@ -334,7 +334,7 @@ def test_large_sensors_are_seen_in_the_same_blocks_when_calibrated_and_when_used
         assert record["sensor_size"] == [304, 240]
         save_tensors(tmp_path / "ann.safetensors", "ann", tensors, {**record, "sensor_size": trained})
         assert convert("--weights", str(tmp_path / "ann.safetensors"), *flags) == 0
-        bundle = DetectorBundle.load(convert.weights)
+        bundle = Bundle.load(convert.weights)
         assert (bundle.sensor_size, bundle.trained_size) == (tuple(large), tuple(trained))
         config = DetectConfig(weights=str(convert.weights), sinks=("jsonl",))
         assert detect_file(tmp_path / "a.dat", tmp_path / f"out{block}", config)["downsample"] == block
@@ -382,7 +382,7 @@ def test_a_network_is_averaged_with_a_converted_one(convert: Command, tmp_path: 
     monkeypatch.setattr("evburst.app.convert.conversion.without_unused_scales", recorded)
     assert convert("--set", f"blend_with={before}", "--set", "blend=0.25") == 0
     assert len(reduced) == 2
-    one, other = (DetectorBundle.load(path).graph for path in (before, tmp_path / "tiny.safetensors"))
+    one, other = (Bundle.load(path).graph for path in (before, tmp_path / "tiny.safetensors"))
     assert all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
     five = replace(one, tensors={name: 5 * tensor for name, tensor in one.tensors.items()})
     mean = blended(one, five, 0.25)
@@ -512,7 +512,7 @@ def test_weights_without_a_record_cannot_be_converted_anew(
     convert: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert convert() == 0
-    replace(DetectorBundle.load(convert.weights), record={}).save(tmp_path / "bare.safetensors")
+    replace(Bundle.load(convert.weights), record={}).save(tmp_path / "bare.safetensors")
     assert convert("--weights", str(tmp_path / "bare.safetensors")) == 1
     assert "has no training record" in capsys.readouterr().err
 

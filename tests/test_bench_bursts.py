@@ -12,7 +12,7 @@ from bench.bursts import BurstHistogram, binary_digits, figures, signed_digits
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, synaptic_ops
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from tests.conftest import SAMPLE
 
 
@@ -36,7 +36,7 @@ def test_energies_of_a_histogram() -> None:
 
 
 def test_operations_by_count_are_those_of_the_account() -> None:
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     stream = open_events(SAMPLE)
     grid = torch.from_numpy(voxel_batch([next(stream.windows(50_000))], bundle.voxel, stream.sensor_size, bundle.stride))
     network = BurstHistogram(bundle.spiking, bundle.parameters)

@@ -17,7 +17,7 @@ from evburst.app.results import tables
 from evburst.data.errors import DataError
 from evburst.eval.energy import COST_TABLES
 from evburst.eval.results import Results, read_results
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 OPTIONS, FILES, TERMS = "options and their effect", "formats, files and contents", "definitions and settings"
 NOT_MEASURED = {
@@ -201,7 +201,7 @@ def test_the_float_ann_is_that_of_the_results() -> None:
 def test_bits_are_those_of_the_weights() -> None:
     """A row for each burst limit of a weights file: its layers, its levels, and their logarithm, rounded up."""
     rows = {row[0]: row[1:] for row in parsed(network_tables.burst_limits()).rows}
-    parameters = DetectorBundle.load("street").parameters
+    parameters = Bundle.load("street").parameters
     limits = [int(layer.burst_limits.max()) for layer in parameters.neurons.values()]
     steps, layers, levels, bits = rows["street"]
     assert steps == str(parameters.timesteps)

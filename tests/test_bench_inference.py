@@ -12,7 +12,7 @@ import torch
 from bench import inference
 from bench.contenders import Contender, contenders
 from bench.inference import QUANTISED, baseline, measure, table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.runtime import ENGINES
 from evburst.models.spiking.network import SpikingNetwork
 
@@ -69,7 +69,7 @@ def test_a_run_of_several_windows_is_divided_by_their_number(monkeypatch: pytest
 
 
 def test_auto_counts_in_the_windows_in_which_detect_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = DetectorBundle.load("nmnist")
+    bundle = Bundle.load("nmnist")
     monkeypatch.setattr("evburst.app.engines.ensure_measured", lambda: None)
     monkeypatch.setattr("evburst.models.runtime.choose", lambda *_: "reference")
     monkeypatch.setitem(ENGINES, "reference", replace(ENGINES["reference"], count_every=3))

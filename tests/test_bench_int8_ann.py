@@ -11,20 +11,20 @@ from conftest import SAMPLE
 from bench.int8_ann import QuantisedAnn, table
 from evburst.data import readers
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 
 
 def test_its_boxes_are_nearly_those_of_the_float_network() -> None:
     for package in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(package)
-    bundle, post, stream = DetectorBundle.load("street"), PostConfig(score=0.4), readers.open_events(SAMPLE)
+    bundle, post, stream = Bundle.load("street"), PostConfig(score=0.4), readers.open_events(SAMPLE)
     windows = list(islice(stream.windows(bundle.voxel.window_us), 20, 29))
     grids = voxel_batch(windows, bundle.voxel, stream.sensor_size, bundle.stride)
     quantised = QuantisedAnn(bundle, grids[:-1], post)
     (found,), _ = quantised.detect(grids[-1:], stream.sensor_size, [0])
-    (expected,), _ = Detector(bundle, post, ann=True).detect(grids[-1:], stream.sensor_size, [0])
+    (expected,), _ = GridDetector(bundle, post, ann=True).detect(grids[-1:], stream.sensor_size, [0])
     assert len(expected) == len(found) > 0
     assert found.labels.tolist() == expected.labels.tolist()
     np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=3)

@@ -8,7 +8,7 @@ import torch
 from bench.margin import EVENTS, relative_operations, table
 from bench.quiet import scattered
 from evburst.app.convert.conversion import with_margin
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 
 def test_the_table_is_of_the_figures() -> None:
@@ -21,7 +21,7 @@ def test_the_table_is_of_the_figures() -> None:
 
 @pytest.mark.slow
 def test_few_events_take_fewer_operations_with_a_margin() -> None:
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     assert with_margin(bundle, (64, 96), 0.0) is bundle
     busy = scattered(3000, bundle, 64, 96)
     without, half = (relative_operations(with_margin(bundle, (64, 96), margin), busy) for margin in (0.0, 0.5))

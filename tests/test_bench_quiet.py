@@ -8,14 +8,14 @@ import torch
 from bench import inference
 from bench.contenders import Contender
 from bench.quiet import Row, affected_shares, measure, scattered, table
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.network import SpikingParameters
 
 
 def test_every_network_runs_every_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_REST_S", 0)
-    bundle, seen = DetectorBundle.load("nmnist"), list[int]()
+    bundle, seen = Bundle.load("nmnist"), list[int]()
     grids = {f"noise {n}": scattered(n, bundle, 32, 48) for n in (0, 7)}
     assert [(grid.shape, grid.dtype) for grid in grids.values()] == [((1, 6, 32, 48), torch.uint8)] * 2
     networks = {"a": Contender(lambda grid: seen.append(int(grid.sum()))), "b": Contender(lambda grid: None)}

@@ -20,7 +20,7 @@ from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError, LabelError
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from tests.conftest import ROOT
 from tests.event_files import bin_bytes, dat_bytes
 from tests.helpers import tiny  # noqa: F401  (registers the family)
@@ -422,7 +422,7 @@ def test_classes_of_ones_own_are_trained_converted_and_evaluated(
     own = ["--own-classes", "drone,bird", "--sensor-size", "64x48"]
     assert train_main([*data, *own, *small, "--out", "runs/mine"]) == 0
     assert convert_main(["--weights", "runs/mine/best.safetensors", "--out", "mine.safetensors", "--check-windows", "-1"]) == 0
-    bundle = DetectorBundle.load("mine.safetensors")
+    bundle = Bundle.load("mine.safetensors")
     assert (bundle.head.classes, bundle.record["dataset"]) == (("drone", "bird"), "mine")
     assert evaluate_main(["--weights", "runs/mine/best.safetensors", *data, "--ann", "--resamples", "0"]) == 0
     capsys.readouterr()

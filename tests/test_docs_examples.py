@@ -24,7 +24,7 @@ import torch
 from conftest import ROOT, SAMPLE, random_events
 from event_files import bin_bytes
 
-from evburst import Detector as EventDetector
+from evburst import Detector
 from evburst.app.cli import detect_main, main
 from evburst.app.outputs import sinks
 from evburst.data import readers
@@ -34,8 +34,8 @@ from evburst.data.events import EventArray, EventWindow, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_batch
 from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, log_intensity
 from evburst.data.writers import write_events
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.integer_form import integer_form
@@ -146,10 +146,10 @@ def test_a_network_of_ones_own_becomes_a_weights_file(tmp_path: Path, capsys: py
     assert float(ann.split()[1]) > 95
     assert float(snn.split()[1]) > 95
     assert 0 < float(energy.split()[4]) < 20
-    bundle = DetectorBundle.load(tmp_path / "direction.safetensors")
+    bundle = Bundle.load(tmp_path / "direction.safetensors")
     grids, _ = example.moving_bars(4)
     found = [
-        Detector(bundle, PostConfig(), engine=engine).detect(grids.byte().numpy(), SensorSize(32, 32), [0] * 4)
+        GridDetector(bundle, PostConfig(), engine=engine).detect(grids.byte().numpy(), SensorSize(32, 32), [0] * 4)
         for engine in ("reference", "int8")
     ]
     (expected, counted), (fast, fast_counted) = found
@@ -222,13 +222,13 @@ def test_boxes_of_the_exported_network_need_numpy_alone(
     assert re.findall(r"^(?:import|from) .*$", block, re.MULTILINE) == ["import numpy as np, onnxruntime"]
     found: dict[str, Any] = {}
     exec(compile(block, "docs/export.md", "exec"), found)
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     graph, parameters = integer_form(bundle.spiking, bundle.parameters)
     stream = readers.open_events(SAMPLE)
     window = next(islice(stream.windows(bundle.voxel.window_us, 1_500_000), 1))
     grid = voxel_batch([window], bundle.voxel, stream.sensor_size, bundle.stride)
     assert np.array_equal(grid, found["counts"].clip(max=10))
-    detector = Detector(replace(bundle, spiking=graph, parameters=parameters), PostConfig())
+    detector = GridDetector(replace(bundle, spiking=graph, parameters=parameters), PostConfig())
     (expected,), _ = detector.detect(grid, stream.sensor_size, [0])
     assert len(expected) >= 2
     assert found["labels"].tolist() == expected.labels.tolist()
@@ -310,7 +310,7 @@ def test_events_that_arrive_are_detected_in_as_those_of_a_recording() -> None:
             arrivals.put(part[:0])
         arrivals.close()
 
-    detector = EventDetector("street")
+    detector = Detector("street")
     receiver = threading.Thread(target=receive)
     receiver.start()
     found = list(detector.stream(arrivals))

@@ -19,8 +19,8 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError, EvburstError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import FORMAT, DetectorBundle, load_tensors
-from evburst.models.detector import Detector
+from evburst.models.bundle import FORMAT, Bundle, load_tensors
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.convert.fold import trace
@@ -46,7 +46,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor]
     spikes, parameters = integer_form(graph, spiking(graph, grid, 2, 4))
     head = HeadSpec("yolo", (4, 2), 2, ("car",))
     path = tmp_path_factory.mktemp("sound") / "a.safetensors"
-    DetectorBundle(graph, spikes, parameters, head, VoxelConfig(bins=2), {"training": {"config": {}}}).save(path)
+    Bundle(graph, spikes, parameters, head, VoxelConfig(bins=2), {"training": {"config": {}}}).save(path)
     tensors, metadata = load_tensors(path, "detector")
     metadata["graph"] = json.loads(metadata["graph"])
     return tensors, metadata
@@ -117,7 +117,7 @@ def outcome(path: Path, tensors: dict[str, Tensor], metadata: Any, engine: str) 
     save_file(tensors, path, {"format": FORMAT, "kind": "detector", "json": json.dumps(metadata)})
     grid = torch.poisson(torch.full((1, 128, 16, 16), 0.5), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     try:
-        run(DetectorBundle.load(path), grid, engine)
+        run(Bundle.load(path), grid, engine)
     except EvburstError as error:
         message = str(error)
     else:
@@ -128,9 +128,9 @@ def outcome(path: Path, tensors: dict[str, Tensor], metadata: Any, engine: str) 
     return message
 
 
-def run(bundle: DetectorBundle, grid: Tensor, engine: str) -> None:
+def run(bundle: Bundle, grid: Tensor, engine: str) -> None:
     """Twice, and look at what comes out."""
-    detector = Detector(bundle, PostConfig(score=0.01), engine=engine)
+    detector = GridDetector(bundle, PostConfig(score=0.01), engine=engine)
     side = -(-16 // bundle.stride) * bundle.stride
     grids = np.zeros((1, bundle.voxel.channels, side, side), np.uint8)
     grids[:, :, :16, :16] = grid[:, : bundle.voxel.channels]
@@ -226,7 +226,7 @@ def test_metadata_that_are_no_object_are_refused(content: tuple[dict[str, Tensor
     path = tmp_path / "a.safetensors"
     save_file(content[0], path, {"format": FORMAT, "kind": "detector", "json": text})
     with pytest.raises(CheckpointError, match="metadata"):
-        DetectorBundle.load(path)
+        Bundle.load(path)
 
 
 def test_a_record_may_hold_what_it_likes_but_not_without_end(content: tuple[dict[str, Tensor], Any], tmp_path: Path) -> None:
@@ -242,4 +242,4 @@ def test_class_names_that_cannot_be_printed_are_escaped(content: tuple[dict[str,
     metadata = copy.deepcopy(content[1])
     metadata["head"]["classes"] = ["a\nb\x1b[2J\ud800"]
     assert outcome(tmp_path / "a.safetensors", content[0], metadata, "reference") == "runs"
-    assert DetectorBundle.load(tmp_path / "a.safetensors").head.classes == (r"a\nb\x1b[2J\ud800",)
+    assert Bundle.load(tmp_path / "a.safetensors").head.classes == (r"a\nb\x1b[2J\ud800",)

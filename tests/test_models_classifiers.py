@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import DetectorBundle
-from evburst.models.classifiers import Classifier, channels_of
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.classifiers import ClassifierNetwork, channels_of
+from evburst.models.detector import GridDetector
 from evburst.models.detectors import NetworkConfig, build_network, training_stride
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Runner
@@ -27,10 +27,10 @@ from tests.conftest import drawn, spiking
 NARROW = ["resnet18x0.06", "resnet20x0.25", "vgg11x0.06", "mobilex0.25"]
 
 
-def network(architecture: str, side: int, classes: int = 3) -> Classifier:
+def network(architecture: str, side: int, classes: int = 3) -> ClassifierNetwork:
     config = NetworkConfig(architecture, "relu", 4, tuple("abcdefghij"[:classes]), (side, side))
     built = build_network(config)
-    assert isinstance(built, Classifier)
+    assert isinstance(built, ClassifierNetwork)
     return built
 
 
@@ -113,9 +113,9 @@ def test_a_linear_layer_behind_a_global_pool_is_a_classifier(stride: int, grid: 
     """Whatever stride its head states: its map is 1 x 1 for grids of every size."""
     graph, head = trace(drawn(Linear), grid), HeadSpec("classes", (stride,), 0, ("a", "b", "c"))
     parameters = spiking(graph, grid, 1, 4)
-    DetectorBundle(graph, graph, parameters, head, VoxelConfig(bins=2), {}).save(tmp_path / "a.safetensors")
-    loaded = DetectorBundle.load(tmp_path / "a.safetensors")
-    ann = Detector(loaded, PostConfig(), ann=True)
+    Bundle(graph, graph, parameters, head, VoxelConfig(bins=2), {}).save(tmp_path / "a.safetensors")
+    loaded = Bundle.load(tmp_path / "a.safetensors")
+    ann = GridDetector(loaded, PostConfig(), ann=True)
     size = SensorSize(grid.shape[3], grid.shape[2])
     found = ann.detect(grid.to(torch.uint8).numpy(), size, [0] * len(grid))[0]
     logits = Runner(loaded.graph)(grid)[0].mean((2, 3))
@@ -134,7 +134,7 @@ def test_a_network_that_could_not_be_read_again_is_not_saved(
     head: HeadSpec, message: str, grid: Tensor, tmp_path: Path
 ) -> None:
     graph = trace(drawn(Linear), grid)
-    bundle = DetectorBundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
+    bundle = Bundle(graph, graph, spiking(graph, grid, 1, 4), head, VoxelConfig(bins=2), {})
     with pytest.raises(CheckpointError, match=message):
         bundle.save(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import FORMAT, DetectorBundle, TrainedBundle, load_tensors, save_tensors
-from evburst.models.detector import Detector
+from evburst.models.bundle import FORMAT, Bundle, TrainedBundle, load_tensors, save_tensors
+from evburst.models.detector import GridDetector
 from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -54,21 +54,21 @@ class TwoLevels(EveryOperation):
 
 
 @pytest.fixture
-def bundle(grid: Tensor) -> DetectorBundle:
+def bundle(grid: Tensor) -> Bundle:
     torch.manual_seed(0)
     graph = trace(TinyYolo().eval(), torch.zeros(1, 4, 16, 16)).in_float16()
     head = HeadSpec("yolo", (2,), 4, ("car", "pedestrian"))
-    return DetectorBundle(graph, graph, spiking(graph, grid, 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
+    return Bundle(graph, graph, spiking(graph, grid, 2, 4), head, VoxelConfig(bins=2), {"note": "made by a test"})
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_path: Path, grid: Tensor, signed: bool) -> None:
+def test_round_trip_gives_the_same_boxes_and_spikes(bundle: Bundle, tmp_path: Path, grid: Tensor, signed: bool) -> None:
     bundle = replace(bundle, parameters=spiking(bundle.graph, grid, 2, 4, signed=signed))
     bundle.save(tmp_path / "a.safetensors")
-    again = DetectorBundle.load(tmp_path / "a.safetensors")
+    again = Bundle.load(tmp_path / "a.safetensors")
     assert (again.head, again.voxel, again.record) == (bundle.head, bundle.voxel, bundle.record)
     results = [
-        Detector(b, PostConfig(score=0.4)).detect(grid.to(torch.uint8).numpy(), SensorSize(20, 12), [5, 6])
+        GridDetector(b, PostConfig(score=0.4)).detect(grid.to(torch.uint8).numpy(), SensorSize(20, 12), [5, 6])
         for b in (bundle, again)
     ]
     (first, stats), (second, stats_again) = results
@@ -81,8 +81,8 @@ def test_round_trip_gives_the_same_boxes_and_spikes(bundle: DetectorBundle, tmp_
     assert [layer.spikes.tolist() for layer in stats.layers] == [layer.spikes.tolist() for layer in stats_again.layers]
 
 
-def test_ann_and_snn_of_one_file_are_both_there(bundle: DetectorBundle, grid: Tensor) -> None:
-    found, stats = Detector(bundle, PostConfig(score=0.4), ann=True).detect(
+def test_ann_and_snn_of_one_file_are_both_there(bundle: Bundle, grid: Tensor) -> None:
+    found, stats = GridDetector(bundle, PostConfig(score=0.4), ann=True).detect(
         grid.to(torch.uint8).numpy(), SensorSize(20, 12), [0, 0]
     )
     assert stats is None
@@ -91,12 +91,12 @@ def test_ann_and_snn_of_one_file_are_both_there(bundle: DetectorBundle, grid: Te
 
 def test_an_unknown_name_lists_the_bundled_ones() -> None:
     with pytest.raises(CheckpointError, match=r"bundled: caltech101, caltech6, caltech6-ssd, dvs128-objects, nmnist, street"):
-        DetectorBundle.load("strete")
+        Bundle.load("strete")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such weights file"):
-        DetectorBundle.load(tmp_path / "gone.safetensors")
+        Bundle.load(tmp_path / "gone.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_other_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes
     path = tmp_path / "best.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
-        DetectorBundle.load(path)
+        Bundle.load(path)
 
 
 def test_folders_and_pipes_are_not_weights(tmp_path: Path) -> None:
@@ -122,51 +122,51 @@ def test_folders_and_pipes_are_not_weights(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     for name in ("pipe", "folder"):
         with pytest.raises(CheckpointError, match="not a regular file"):
-            DetectorBundle.load(tmp_path / f"{name}.safetensors")
+            Bundle.load(tmp_path / f"{name}.safetensors")
 
 
-def test_truncated_file_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_truncated_file_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     bundle.save(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="damaged"):
-        DetectorBundle.load(path)
+        Bundle.load(path)
 
 
-def test_nan_weights_are_refused_by_name(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_nan_weights_are_refused_by_name(bundle: Bundle, tmp_path: Path) -> None:
     bundle.graph.tensors["stem.weight"][0, 0, 0, 0] = float("nan")
     bundle.save(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"ann/stem\.weight.*NaN"):
-        DetectorBundle.load(tmp_path / "a.safetensors")
+        Bundle.load(tmp_path / "a.safetensors")
 
 
-def test_zero_threshold_is_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_zero_threshold_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     bundle.parameters.neurons["stem.relu"].theta[0] = 0
     bundle.save(tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"theta/stem\.relu.*outside 1e-08 to"):
-        DetectorBundle.load(tmp_path / "a.safetensors")
+        Bundle.load(tmp_path / "a.safetensors")
 
 
 def test_other_kinds_and_foreign_files_are_refused(tmp_path: Path) -> None:
     save_tensors(tmp_path / "ann.safetensors", "ann", {"a": torch.zeros(1)}, {})
     with pytest.raises(CheckpointError, match="network"):
-        DetectorBundle.load(tmp_path / "ann.safetensors")
+        Bundle.load(tmp_path / "ann.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match="not weights of this project"):
-        DetectorBundle.load(tmp_path / "foreign.safetensors")
+        Bundle.load(tmp_path / "foreign.safetensors")
 
 
-def test_missing_threshold_is_an_incomplete_file(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_missing_threshold_is_an_incomplete_file(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     bundle.save(path)
     tensors, metadata = load_tensors(path, "detector")
     del tensors["theta/stem.relu"]
     save_tensors(path, "detector", tensors, metadata)
     with pytest.raises(CheckpointError, match="incomplete"):
-        DetectorBundle.load(path)
+        Bundle.load(path)
 
 
-def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_weights_are_stored_in_float16(bundle: Bundle, tmp_path: Path) -> None:
     bundle.save(tmp_path / "a.safetensors")
     stored = load_file(tmp_path / "a.safetensors")
     assert stored["ann/stem.weight"].dtype == torch.float16
@@ -177,7 +177,7 @@ def test_weights_are_stored_in_float16(bundle: DetectorBundle, tmp_path: Path) -
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("timesteps", [1, 3])
 def test_what_is_loaded_is_what_was_calibrated(
-    bundle: DetectorBundle, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
+    bundle: Bundle, grid: Tensor, tmp_path: Path, timesteps: int, learned: bool
 ) -> None:
     """The spiking weights and biases, to the last bit. Weights derived from the ANN's are not stored. Saving again changes
     nothing."""
@@ -193,7 +193,7 @@ def test_what_is_loaded_is_what_was_calibrated(
             spiking.tensors[f"{node.name}.weight"] = rounded(other, values, spiking.tensors.get(f"{node.name}.step"))
     head = HeadSpec("yolo", (4, 2), 2, ("car",))
     replace(bundle, graph=ann, spiking=spiking, parameters=parameters, head=head).save(path)
-    loaded = DetectorBundle.load(path)
+    loaded = Bundle.load(path)
     assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spiking.tensors.items())
     assert all(torch.equal(loaded.graph.tensors[name], tensor) for name, tensor in ann.tensors.items())
     kinds = {name: tensor.dtype for name, tensor in load_file(path).items() if name.startswith("spiking/")}
@@ -204,17 +204,17 @@ def test_what_is_loaded_is_what_was_calibrated(
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_files_of_an_older_version_are_refused(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_files_of_an_older_version_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     bundle.save(path)
     tensors, metadata = load_tensors(path, "detector")
     save_tensors(path, "detector", {**tensors, "correction/stem.weight": torch.zeros(1)}, metadata)
     with pytest.raises(CheckpointError, match="convert the network anew"):
-        DetectorBundle.load(path)
+        Bundle.load(path)
 
 
 def test_bundled_street_weights_have_their_record() -> None:
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     assert bundle.head.classes == ("car", "pedestrian")
     assert bundle.voxel == VoxelConfig(bins=5, max_count=10, window_ms=50)
     assert {"training", "conversion", "check"} <= bundle.record.keys()
@@ -222,9 +222,9 @@ def test_bundled_street_weights_have_their_record() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_outputs_that_are_not_finite_are_refused(bundle: DetectorBundle, value: float) -> None:
+def test_outputs_that_are_not_finite_are_refused(bundle: Bundle, value: float) -> None:
     """Also where infinities cancel out; large finite outputs whose sum overflows are not refused."""
-    detector, grid = Detector(bundle, PostConfig(), ann=True), np.zeros((1, 4, 16, 16), np.uint8)
+    detector, grid = GridDetector(bundle, PostConfig(), ann=True), np.zeros((1, 4, 16, 16), np.uint8)
     bias = detector.bundle.graph.tensors["box.bias"]
     bias[:] = 3e38
     detector.detect(grid, SensorSize(16, 16), [0])
@@ -235,8 +235,8 @@ def test_outputs_that_are_not_finite_are_refused(bundle: DetectorBundle, value: 
 
 @pytest.mark.parametrize("engine", ["reference", "int8"])
 def test_maps_that_are_kept_do_not_change_with_later_windows(engine: str) -> None:
-    bundle, random = DetectorBundle.load("street"), np.random.default_rng(0)
-    detector = Detector(bundle, PostConfig(), engine=engine)
+    bundle, random = Bundle.load("street"), np.random.default_rng(0)
+    detector = GridDetector(bundle, PostConfig(), engine=engine)
     kept: list[dict[str, np.ndarray]] = [{}, {}]
     for maps in kept:
         grid = random.integers(0, 3, (1, 10, 64, 64), dtype=np.uint8)
@@ -244,18 +244,18 @@ def test_maps_that_are_kept_do_not_change_with_later_windows(engine: str) -> Non
     assert all(not np.array_equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
-def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: DetectorBundle) -> None:
-    detector, grid = Detector(bundle, PostConfig(), adaptive=0.9), np.zeros((2, 4, 16, 16), np.uint8)
+def test_adaptive_timesteps_refuse_nan_and_several_grids(bundle: Bundle) -> None:
+    detector, grid = GridDetector(bundle, PostConfig(), adaptive=0.9), np.zeros((2, 4, 16, 16), np.uint8)
     with pytest.raises(ConfigError, match="2 grids in one call"):
         detector.detect(grid, SensorSize(16, 16), [0, 0])
     bundle.parameters.readout_shift["box"] = torch.full((16,), torch.nan)
     with pytest.raises(CheckpointError, match="output 'box'"):
-        Detector(bundle, PostConfig(), adaptive=0.9).detect(grid[:1], SensorSize(16, 16), [0])
+        GridDetector(bundle, PostConfig(), adaptive=0.9).detect(grid[:1], SensorSize(16, 16), [0])
     with pytest.raises(CheckpointError, match="output 'box'"):
-        Detector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
+        GridDetector(bundle, PostConfig()).step_by_step(grid[:1], SensorSize(16, 16))
 
 
-def test_a_network_that_was_not_converted_can_be_shown_compared_and_replaced(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_a_network_that_was_not_converted_can_be_shown_compared_and_replaced(bundle: Bundle, tmp_path: Path) -> None:
     trained = TrainedBundle(bundle.graph, bundle.head, bundle.voxel, {}, tmp_path)
     assert "TrainedBundle" in repr(trained)
     assert trained == trained  # it must not raise
@@ -281,13 +281,13 @@ def test_a_trained_network_must_fit_its_head(
     state = {name: tensor.clone() for name, tensor in TinyNetwork(config).state_dict().items()}
     metadata = {"network": asdict(config), "config": {"voxel": asdict(VoxelConfig(bins=2))}}
     save_tensors(tmp_path / "best.safetensors", "ann", state, metadata)
-    assert not DetectorBundle.load(tmp_path / "best.safetensors").converted
+    assert not Bundle.load(tmp_path / "best.safetensors").converted
     monkeypatch.setattr(TinyNetwork, "head_spec", HeadSpec("yolo", strides, bins, config.classes))
     with pytest.raises(CheckpointError, match=rf"best\.safetensors: architecture 'tiny': .*{message}"):
-        DetectorBundle.load(tmp_path / "best.safetensors")
+        Bundle.load(tmp_path / "best.safetensors")
 
 
-def test_files_have_the_mode_that_the_user_wants(bundle: DetectorBundle, tmp_path: Path) -> None:
+def test_files_have_the_mode_that_the_user_wants(bundle: Bundle, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         bundle.save(tmp_path / "a.safetensors")

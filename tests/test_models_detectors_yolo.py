@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from evburst.data.errors import ConversionError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Runner
@@ -90,9 +90,9 @@ def test_yolov9_by_force() -> None:
 def test_weights_of_yolov9_are_stored_detect_and_can_be_fine_tuned(tmp_path: object) -> None:
     net, x, graph = measured("yolov9t")
     graph = graph.in_float16()
-    bundle = DetectorBundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
+    bundle = Bundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
     bundle.save(tmp_path / "nine.safetensors")  # type: ignore[operator]
-    detector = Detector(DetectorBundle.load(tmp_path / "nine.safetensors"), PostConfig(score=0.001))  # type: ignore[operator]
+    detector = GridDetector(Bundle.load(tmp_path / "nine.safetensors"), PostConfig(score=0.001))  # type: ignore[operator]
     found, stats = detector.detect(x.to(torch.uint8).numpy(), SensorSize(96, 64), [0, 0])
     assert stats is not None
     assert len(found[0]) > 0
@@ -105,9 +105,9 @@ def test_weights_of_yolov9_are_stored_detect_and_can_be_fine_tuned(tmp_path: obj
 
 def test_stored_neurons_keep_their_activation(tmp_path: object) -> None:
     net, x, graph = measured("yolov8p", "leaky_relu")
-    bundle = DetectorBundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
+    bundle = Bundle(graph, graph, spiking(graph, x, 1, 8), net.head_spec, VoxelConfig(bins=5), {})  # type: ignore[arg-type]
     bundle.save(tmp_path / "leaky.safetensors")  # type: ignore[operator]
-    neurons = DetectorBundle.load(tmp_path / "leaky.safetensors").parameters.neurons  # type: ignore[operator]
+    neurons = Bundle.load(tmp_path / "leaky.safetensors").parameters.neurons  # type: ignore[operator]
     assert {layer.negative_slope for layer in neurons.values()} == {0.1}
 
 

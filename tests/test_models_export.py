@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evburst.app.export import main
 from evburst.data.errors import ModelError
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.export.nir import to_nir, write_nir
 from evburst.models.export.onnx import write_onnx
@@ -27,8 +27,8 @@ from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from tests.conftest import Block, EveryOperation, FurtherOperations, drawn, spiking
 
 
-def bundle_of(graph: Graph, parameters: SpikingParameters) -> DetectorBundle:
-    return DetectorBundle(graph, graph, parameters, HeadSpec("yolo", (4,), 4, ("a", "b")), VoxelConfig(bins=2), {})
+def bundle_of(graph: Graph, parameters: SpikingParameters) -> Bundle:
+    return Bundle(graph, graph, parameters, HeadSpec("yolo", (4,), 4, ("a", "b")), VoxelConfig(bins=2), {})
 
 
 @pytest.mark.parametrize("kind", [EveryOperation, FurtherOperations])

@@ -20,8 +20,8 @@ from evburst.data.classification import Classification
 from evburst.data.errors import MissingPackageError, ModelError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode
 from evburst.models.export.onnx_boxes import BoxOptions
 from evburst.models.export.onnx_snn import SnnOptions, spiking_model, write_onnx_snn
@@ -174,10 +174,10 @@ def test_a_signal_after_networks_of_openvino_were_freed_interrupts() -> None:
     code = """
 import os, signal
 import numpy as np
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.export.onnx_snn import SnnOptions, spiking_model
 from evburst.models.runtime.exported import open_openvino
-bundle = DetectorBundle.load("nmnist")
+bundle = Bundle.load("nmnist")
 model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, SnnOptions()).SerializeToString()
 for _ in range(2):
     open_openvino(model)({"input": np.zeros((1, bundle.voxel.channels, 48, 48), np.uint8)})
@@ -248,9 +248,9 @@ def test_the_integer_form_survives_the_weights_file(
 ) -> None:
     graph = trace(drawn(kind), torch.zeros(1, 4, 16, 16)).in_float16()
     spikes, parameters = calibrate(graph, record_targets(graph, grid), 1, Choice(4))
-    bundle = DetectorBundle(graph, spikes, parameters, HeadSpec("yolo", strides, 2, ("car",)), VoxelConfig(bins=2), {})
+    bundle = Bundle(graph, spikes, parameters, HeadSpec("yolo", strides, 2, ("car",)), VoxelConfig(bins=2), {})
     bundle.save(tmp_path / "a.safetensors")
-    loaded = DetectorBundle.load(tmp_path / "a.safetensors")
+    loaded = Bundle.load(tmp_path / "a.safetensors")
     assert loaded.spiking.tensors.keys() == spikes.tensors.keys()
     assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spikes.tensors.items())
     path = tmp_path / "boxes.onnx"
@@ -261,7 +261,7 @@ def test_the_integer_form_survives_the_weights_file(
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         x = grid[:1].to(torch.uint8).numpy()
         found = dict(zip(("boxes", "scores", "labels"), session.run(["boxes", "scores", "labels"], {"input": x}), strict=True))
-        expected = Detector(loaded, boxes.post, engine="reference").detect(x, size, [0])[0][0]
+        expected = GridDetector(loaded, boxes.post, engine="reference").detect(x, size, [0])[0][0]
         same_boxes(found, expected)
     assert len(found["boxes"]) == 0
 
@@ -334,13 +334,13 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     stated = json.loads(session.get_modelmeta().custom_metadata_map["boxes"])
     assert stated == {"sensor_size": [304, 240], "post": {"score": 0.3, "nms_iou": 0.45, "max_detections": 100}}
     with pytest.raises(ModelError, match="size of the grids"):
-        write_onnx_snn(DetectorBundle.load("street"), path, SnnOptions(totals=True))
+        write_onnx_snn(Bundle.load("street"), path, SnnOptions(totals=True))
 
 
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingPackageError, match=r'writing ONNX needs onnx: pip install "nir>=1.0.6" "onnx>=1.17"$'):
-        write_onnx_snn(DetectorBundle.load("street"), tmp_path / "street.onnx")
+        write_onnx_snn(Bundle.load("street"), tmp_path / "street.onnx")
 
 
 def test_an_impossible_score_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,7 +352,7 @@ def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.
     path = tmp_path / "nmnist.onnx"
     assert main(["--weights", "nmnist", "--onnx-snn", str(path), "--with-boxes"]) == 0
     assert "outputs scores, label" in capsys.readouterr().out
-    bundle = DetectorBundle.load("nmnist")
+    bundle = Bundle.load("nmnist")
     graph, parameters = integer_form(bundle.spiking, bundle.parameters)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     grid = torch.poisson(torch.full(session.get_inputs()[0].shape, 0.2), generator=torch.Generator().manual_seed(2))
@@ -406,7 +406,7 @@ def test_settings_that_a_network_cannot_have_are_refused(
 def test_layers_without_integer_form_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], grid: Tensor) -> None:
     graph = trace(nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.LeakyReLU(), nn.Conv2d(8, 2, 1)), grid)
     parameters = spiking(graph, grid, 1, 4)
-    bundle = DetectorBundle(graph, graph, parameters, HeadSpec("classes", (1,), 0, ("a", "b")), VoxelConfig(bins=2), {})
+    bundle = Bundle(graph, graph, parameters, HeadSpec("classes", (1,), 0, ("a", "b")), VoxelConfig(bins=2), {})
     bundle.save(tmp_path / "leaky.safetensors")
     assert main(["--weights", str(tmp_path / "leaky.safetensors"), "--onnx-snn", str(tmp_path / "a.onnx")]) == 0
     assert "1 of 2 layers of neurons have no integer form (from '2.relu' on)" in capsys.readouterr().err

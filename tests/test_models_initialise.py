@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evburst.data.errors import CheckpointError
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.graph import Runner
 from evburst.models.initialise import start_from
@@ -20,7 +20,7 @@ def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:
     network = build_network(NetworkConfig("yolov8n", "relu", 10, ("car", "pedestrian"), (96, 64)))
     assert isinstance(network, torch.nn.Module)
     start_from(network, "street", x)
-    expected = Runner(DetectorBundle.load("street").graph)(x)
+    expected = Runner(Bundle.load("street").graph)(x)
     with torch.no_grad():
         for train in (False, True):  # batch statistics are the running ones, so training starts where detection left off
             maps = network.train(train)(x)
@@ -30,7 +30,7 @@ def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:
 
 
 def test_merged_convolutions_of_another_architecture_are_passed_over(tmp_path: Path) -> None:
-    bundle = DetectorBundle.load("street")
+    bundle = Bundle.load("street")
     next(node for node in bundle.graph.nodes if node.op == "conv").attrs["merged"] = ["net.model.99.conv", "head"]
     bundle.save(tmp_path / "merged.safetensors")
     network = build_network(NetworkConfig("ssd-vgg11", "relu", 10, ("car", "pedestrian"), (128, 64)))

@@ -15,8 +15,8 @@ from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import COUNTS, OPTIONAL_COUNTS
 from evburst.models.activity import ActivityRunner
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.detectors.remembering import with_memory
 from evburst.models.graph import Graph, Memory, Node, Runner, is_active
@@ -151,25 +151,25 @@ def test_the_ann_counts_what_it_holds(ann: Graph) -> None:
 
 
 def test_weights_files_keep_memory(ann: Graph, converted: tuple[Graph, SpikingParameters], tmp_path: Path) -> None:
-    bundle = DetectorBundle(ann.in_float16(), *converted, SPEC, VoxelConfig(bins=2), {})
+    bundle = Bundle(ann.in_float16(), *converted, SPEC, VoxelConfig(bins=2), {})
     bundle.save(tmp_path / "a.safetensors")
-    loaded = DetectorBundle.load(tmp_path / "a.safetensors")
+    loaded = Bundle.load(tmp_path / "a.safetensors")
     assert loaded.spiking.memories == converted[0].memories
     pairs = zip(
         run(SpikingNetwork(loaded.spiking, loaded.parameters), SEQUENCE), run(SpikingNetwork(*converted), SEQUENCE), strict=True
     )
     assert all(torch.equal(x, y) for (a, _), (b, _) in pairs for x, y in zip(a, b, strict=True))
-    detector = Detector(loaded, PostConfig(), engine="reference")
+    detector = GridDetector(loaded, PostConfig(), engine="reference")
     assert detector.has_memory
     memory = Memory()
     found = [detector.detect(grid.numpy(), SensorSize(24, 16), [0, 0], memory=memory)[1] for grid in SEQUENCE[:2]]
     assert memory
     assert all(stats is not None for stats in found)
     with pytest.raises(ConfigError, match="one timestep per window"):
-        Detector(loaded, PostConfig(), timesteps=2)
+        GridDetector(loaded, PostConfig(), timesteps=2)
     replace(bundle, parameters=replace(converted[1], timesteps=2)).save(tmp_path / "b.safetensors")
     with pytest.raises(CheckpointError, match="a network with memory has one"):
-        DetectorBundle.load(tmp_path / "b.safetensors")
+        Bundle.load(tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -420,9 +420,9 @@ def test_any_number_of_threads_shares_the_work(threads: str) -> None:
     """More than there are cores too, so that threads wait for others that do not run."""
     code = """
 import numpy as np, torch
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.runtime import open_engine
-bundle = DetectorBundle.load("street")
+bundle = Bundle.load("street")
 grid = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (2, bundle.voxel.channels, 64, 96), dtype=np.uint8))
 for engine, times in (("reference", 1), ("int8", 5)):
     network = open_engine(engine, bundle.spiking, bundle.parameters)

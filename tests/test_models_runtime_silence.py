@@ -15,7 +15,7 @@ from evburst.data.boxes import Detections
 from evburst.data.events import SensorSize
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import energy_report
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import open_engine
 from evburst.models.runtime.int8.network import IntegerNetwork
@@ -210,7 +210,7 @@ BUNDLED = {
 """Bundled weights, and the size of their grids."""
 
 
-def windows(bundle: DetectorBundle, size: tuple[int, int]) -> Tensor:
+def windows(bundle: Bundle, size: tuple[int, int]) -> Tensor:
     """A busy window, and one with ten events."""
     rng = np.random.default_rng(0)
     channels, (rows, columns) = bundle.voxel.channels, size
@@ -227,7 +227,7 @@ def windows(bundle: DetectorBundle, size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("weights", ["caltech6-ssd", "nmnist"])
 def test_a_window_without_events_costs_nothing_beyond_silence(weights: str, engine: str) -> None:
     """Alone, and in a batch with a busy one; T = 2 and 4."""
-    bundle = DetectorBundle.load(weights)
+    bundle = Bundle.load(weights)
     network = open_engine(engine, bundle.spiking, bundle.parameters, bundle.voxel.max_count)
     grid = windows(bundle, BUNDLED[weights])
     grid[0] = 0
@@ -244,7 +244,7 @@ def test_a_window_without_events_costs_nothing_beyond_silence(weights: str, engi
 @pytest.mark.parametrize("weights", BUNDLED)
 def test_bundled_networks_find_the_same_with_differences(weights: str) -> None:
     """In integers bit for bit, where no spikes are summed; in float32, read-outs within rounding, equal boxes or classes."""
-    bundle, size = DetectorBundle.load(weights), BUNDLED[weights]
+    bundle, size = Bundle.load(weights), BUNDLED[weights]
     grid = windows(bundle, size)
     network = IntegerNetwork(bundle.spiking, bundle.parameters, bundle.voxel.max_count)
     network.run(grid)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Graph, Runner
 from evburst.models.runtime import ENGINES, open_engine
@@ -44,17 +44,17 @@ class TwoLevels(EveryOperation):
 
 
 @pytest.fixture(params=[1, 3])
-def bundle(grid: Tensor, request: pytest.FixtureRequest) -> DetectorBundle:
+def bundle(grid: Tensor, request: pytest.FixtureRequest) -> Bundle:
     graph = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16()
     spikes, parameters = calibrate(graph, record_targets(graph, grid), request.param, Choice(4))
-    return DetectorBundle(graph, spikes, parameters, HEAD, VoxelConfig(bins=2), {})
+    return Bundle(graph, spikes, parameters, HEAD, VoxelConfig(bins=2), {})
 
 
-def class_maps(bundle: DetectorBundle) -> list[str]:
+def class_maps(bundle: Bundle) -> list[str]:
     return list(task_of(HEAD).independent_logits(bundle.graph.outputs, HEAD))
 
 
-def folded(bundle: DetectorBundle, *maps: tuple[float, float]) -> DetectorBundle:
+def folded(bundle: Bundle, *maps: tuple[float, float]) -> Bundle:
     scale, bias = torch.tensor(maps).T
     parts = fold_score_maps(bundle.graph, bundle.spiking, bundle.parameters, class_maps(bundle), scale, bias)
     return replace(bundle, graph=parts[0], spiking=parts[1], parameters=parts[2])
@@ -66,7 +66,7 @@ def mapped(outputs: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("engine", ["reference", "int8", "onnx"])
-def test_folding_equals_mapping_the_logits(bundle: DetectorBundle, engine: str, grid: Tensor) -> None:
+def test_folding_equals_mapping_the_logits(bundle: Bundle, engine: str, grid: Tensor) -> None:
     if reason := ENGINES[engine].available("cpu"):
         pytest.skip(reason)
     after = folded(bundle, *MAPS)
@@ -80,7 +80,7 @@ def test_folding_equals_mapping_the_logits(bundle: DetectorBundle, engine: str, 
         assert a.synaptic_ops.tolist() == b.synaptic_ops.tolist()
 
 
-def test_integers_of_the_weights_stay(bundle: DetectorBundle) -> None:
+def test_integers_of_the_weights_stay(bundle: Bundle) -> None:
     after, thetas = folded(bundle, *MAPS), signal_thresholds(bundle.spiking, bundle.parameters.neurons)
     for name in class_maps(bundle):
         node = next(node for node in bundle.spiking.nodes if node.name == name)
@@ -91,7 +91,7 @@ def test_integers_of_the_weights_stay(bundle: DetectorBundle) -> None:
         torch.testing.assert_close(second[1], first[1] * torch.tensor(MAPS)[:, 0], rtol=2e-5, atol=0)
 
 
-def test_only_the_class_read_outs_change(bundle: DetectorBundle) -> None:
+def test_only_the_class_read_outs_change(bundle: Bundle) -> None:
     after = folded(bundle, *MAPS)
     own = {f"{name}.{part}" for name in class_maps(bundle) for part in ("weight", "bias")}
     for before, now in ((bundle.graph, after.graph), (bundle.spiking, after.spiking)):
@@ -103,7 +103,7 @@ def test_only_the_class_read_outs_change(bundle: DetectorBundle) -> None:
     assert after.parameters.neurons == bundle.parameters.neurons
 
 
-def test_a_class_without_a_map_stays_bit_identical(bundle: DetectorBundle, grid: Tensor) -> None:
+def test_a_class_without_a_map_stays_bit_identical(bundle: Bundle, grid: Tensor) -> None:
     same, one = folded(bundle, (1.0, 0.0), (1.0, 0.0)), folded(bundle, (1.0, 0.0), MAPS[1])
     outputs = [SpikingNetwork(b.spiking, b.parameters).run(grid)[0] for b in (bundle, same, one)]
     for before, identical, partly in zip(*outputs, strict=True):
@@ -113,26 +113,24 @@ def test_a_class_without_a_map_stays_bit_identical(bundle: DetectorBundle, grid:
         assert all(torch.equal(graphs[0].tensors[name], graphs[1].tensors[name]) for name in graphs[0].tensors)
 
 
-def test_the_ann_has_the_map_up_to_float16(bundle: DetectorBundle, grid: Tensor) -> None:
+def test_the_ann_has_the_map_up_to_float16(bundle: Bundle, grid: Tensor) -> None:
     after = folded(bundle, *MAPS)
     for wanted, found in zip(mapped(Runner(bundle.graph)(grid)), Runner(after.graph)(grid), strict=True):
         assert (wanted - found).abs().max() < 2e-3 * wanted.abs().max()
     assert all(torch.equal(tensor, after.graph.in_float16().tensors[name]) for name, tensor in after.graph.tensors.items())
 
 
-def saved(bundle: DetectorBundle, path: Path) -> DetectorBundle:
+def saved(bundle: Bundle, path: Path) -> Bundle:
     bundle.save(path)
-    return DetectorBundle.load(path)
+    return Bundle.load(path)
 
 
 @pytest.mark.parametrize("engine", ["reference", "int8"])
-def test_maps_survive_the_weights_file_again_and_again(
-    bundle: DetectorBundle, engine: str, grid: Tensor, tmp_path: Path
-) -> None:
+def test_maps_survive_the_weights_file_again_and_again(bundle: Bundle, engine: str, grid: Tensor, tmp_path: Path) -> None:
     if reason := ENGINES[engine].available("cpu"):
         pytest.skip(reason)
 
-    def outputs(bundle: DetectorBundle) -> list[Tensor]:
+    def outputs(bundle: Bundle) -> list[Tensor]:
         return open_engine(engine, bundle.spiking, bundle.parameters, 10).run(grid.to(torch.uint8))[0]
 
     expected, now = outputs(bundle), bundle
@@ -148,9 +146,9 @@ def test_maps_survive_the_weights_file_again_and_again(
 
 
 @pytest.mark.parametrize("ann", [False, True])
-def test_boxes_keep_their_order_and_places(bundle: DetectorBundle, grid: Tensor, ann: bool) -> None:
+def test_boxes_keep_their_order_and_places(bundle: Bundle, grid: Tensor, ann: bool) -> None:
     post, counts = PostConfig(score=0.0, max_detections=1000), grid.to(torch.uint8).numpy()
-    windows = [Detector(b, post, ann=ann).detect(counts, SIZE, [0] * len(grid))[0] for b in (bundle, folded(bundle, *MAPS))]
+    windows = [GridDetector(b, post, ann=ann).detect(counts, SIZE, [0] * len(grid))[0] for b in (bundle, folded(bundle, *MAPS))]
     for before, after in zip(*windows, strict=True):
         for k in range(2):
             a, b = (found.boxes_xyxy[found.labels == k] for found in (before, after))
@@ -159,7 +157,7 @@ def test_boxes_keep_their_order_and_places(bundle: DetectorBundle, grid: Tensor,
                 assert np.array_equal(a, b)
 
 
-def test_softmaxes_have_no_maps_and_read_outs_must_be_convolutions(bundle: DetectorBundle) -> None:
+def test_softmaxes_have_no_maps_and_read_outs_must_be_convolutions(bundle: Bundle) -> None:
     outputs = bundle.graph.outputs
     assert class_maps(bundle) == outputs[2:]
     for head in (replace(HEAD, kind="ssd"), replace(HEAD, kind="classes")):

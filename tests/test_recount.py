@@ -166,10 +166,10 @@ def test_the_same_spikes_and_operations_are_found(name: str) -> None:
     """Neurons within float32 rounding of a threshold may differ, and those behind them: one in a hundred thousand at most."""
     from torch import from_numpy
 
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.spiking.network import SpikingNetwork
 
-    bundle = DetectorBundle.load(name)
+    bundle = Bundle.load(name)
     grid = drawn_grid(bundle.voxel.channels, bundle.voxel.max_count)
     outputs, stats = SpikingNetwork(bundle.spiking, bundle.parameters).run(from_numpy(grid[None]))
     mine = Recount(ROOT / "models" / "weights" / f"{name}.safetensors")
@@ -197,10 +197,10 @@ def test_the_same_operations_beyond_silence_are_found(name: str, events: str) ->
     """Differences from the counts of an empty window, followed to the weights that they reach."""
     from torch import from_numpy
 
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
     from evburst.models.spiking.network import SpikingNetwork
 
-    bundle, path = DetectorBundle.load(name), ROOT / "models" / "weights" / f"{name}.safetensors"
+    bundle, path = Bundle.load(name), ROOT / "models" / "weights" / f"{name}.safetensors"
     grid = drawn_grid(bundle.voxel.channels, bundle.voxel.max_count)
     if events == "ten":
         kept = np.flatnonzero(grid)[:: np.count_nonzero(grid) // 10][:10]

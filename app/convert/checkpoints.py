@@ -8,12 +8,12 @@ from typing import Any
 from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import CheckpointError
 from evburst.data.events import SensorSize
-from evburst.models.bundle import DetectorBundle, find_weights, load_trained, read_kind, size_in
+from evburst.models.bundle import Bundle, find_weights, load_trained, read_kind, size_in
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph
 
 
-def read_converted(weights: str) -> DetectorBundle:
+def read_converted(weights: str) -> Bundle:
     """Read a converted file, to continue converting it.
 
     Raises:
@@ -22,7 +22,7 @@ def read_converted(weights: str) -> DetectorBundle:
     path = find_weights(weights)
     if read_kind(path) != "detector":
         raise CheckpointError(f"{path}: has not been converted yet; --continue starts from a converted file")
-    bundle = DetectorBundle.load(path)
+    bundle = Bundle.load(path)
     return bundle if "conversion" in bundle.record else replace(bundle, record={**bundle.record, "conversion": {}})
 
 
@@ -37,7 +37,7 @@ def read_ann(weights: str) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     """
     path = find_weights(weights)
     if read_kind(path) == "detector":
-        bundle = DetectorBundle.load(path)
+        bundle = Bundle.load(path)
         if "training" not in bundle.record:
             raise CheckpointError(f"{path}: has no training record; pass the training run's best.safetensors instead")
         size = {"sensor_size": list(bundle.trained_size)} if bundle.trained_size else {}

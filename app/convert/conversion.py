@@ -30,8 +30,8 @@ from evburst.data.errors import ConfigError
 from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import blocked_size
 from evburst.eval.energy import COST_TABLES, HEADLINE
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Runner
 from evburst.models.layout import input_stride
@@ -105,9 +105,9 @@ class Conversion:
         return score(self.unconverted, self.tuning, ann=True)[0].value
 
     @cached_property
-    def unconverted(self) -> DetectorBundle:
+    def unconverted(self) -> Bundle:
         """The ANN as a bundle."""
-        return DetectorBundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, self.record)
+        return Bundle(self.graph, self.graph, SpikingParameters(1, {}, {}), self.head, self.settings.voxel, self.record)
 
     def beside(self, name: str) -> Path:
         """Return the path of a file beside the weights file, and make its folder."""
@@ -115,18 +115,18 @@ class Conversion:
         make_folder(out.parent)
         return beside(out, name)
 
-    def continued(self, bundle: DetectorBundle) -> DetectorBundle:
+    def continued(self, bundle: Bundle) -> Bundle:
         """Return a converted network with the scales that are used."""
         spiking = bundle.spiking.reading_out(self.graph.outputs)
         parameters = parameters_of(spiking, bundle.parameters)
         return replace(bundle, graph=self.graph, spiking=spiking, parameters=parameters, head=self.head)
 
-    def calibrated(self, choices: dict[str, Choice] | Choice) -> DetectorBundle:
+    def calibrated(self, choices: dict[str, Choice] | Choice) -> Bundle:
         """Return the network with these choices, calibrated layer by layer."""
         spiking, parameters = calibrate(self.graph, self.targets, self.config.timesteps, choices, self.config.level)
-        return DetectorBundle(self.graph, spiking, parameters, self.head, self.settings.voxel, self.record)
+        return Bundle(self.graph, spiking, parameters, self.head, self.settings.voxel, self.record)
 
-    def distilled(self, bundle: DetectorBundle, share: float | None) -> tuple[DetectorBundle, list[dict[str, float]]]:
+    def distilled(self, bundle: Bundle, share: float | None) -> tuple[Bundle, list[dict[str, float]]]:
         """Continue calibration by gradient descent; return the network and the rows of NAME_descent.csv.
 
         Args:
@@ -141,7 +141,7 @@ class Conversion:
         descent = Descent(steps, operations, c.burst, c.advanced_rate * rate_of(batch), c.advanced_weights)
         learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent, device)
 
-        def learned() -> DetectorBundle:
+        def learned() -> Bundle:
             spiking, parameters = learning.network()
             return replace(bundle, spiking=spiking, parameters=parameters)
 
@@ -158,7 +158,7 @@ class Conversion:
         draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return learned(), course.rows
 
-    def with_margin(self, bundle: DetectorBundle) -> DetectorBundle:
+    def with_margin(self, bundle: Bundle) -> Bundle:
         """Return the network with the margin of silence that is wanted."""
         return with_margin(bundle, (int(self.grids.shape[2]), int(self.grids.shape[3])), self.config.margin)
 
@@ -172,7 +172,7 @@ class Conversion:
         source = Showings(opened, data.counts, data.discard, data.fresh)
         return fresh_batches(source, windows, done, self.config.advanced_batch)
 
-    def measured(self, bundle: DetectorBundle) -> Measurement:
+    def measured(self, bundle: Bundle) -> Measurement:
         """Measure a network on the split "select"."""
         if not self.config.unlabelled:
             return measure_labelled(bundle, self.tuning, self.tuning_score)
@@ -180,7 +180,7 @@ class Conversion:
         batches = (self.data.grids(self.tuning, range(i, min(i + batch, n))) for i in range(0, n, batch))
         return measure_unlabelled(bundle, self.graph, batches)
 
-    def _identity(self, bundle: DetectorBundle, descent: Descent) -> str:
+    def _identity(self, bundle: Bundle, descent: Descent) -> str:
         """Return a digest of the network that a descent starts from, and of its settings."""
         c = self.config
         digest = hashlib.sha256(f"{asdict(descent)} {c.advanced_batch} {c.root} {c.seed} {c.tuning_windows}".encode())
@@ -190,13 +190,13 @@ class Conversion:
             digest.update(layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes())
         return digest.hexdigest()
 
-    def adaptive(self, bundle: DetectorBundle) -> dict[str, Any]:
+    def adaptive(self, bundle: Bundle) -> dict[str, Any]:
         """Return the agreement at which `--adaptive` may stop and the mean timesteps it then needs, as a part of the record;
         empty at T = 1, without labels, and if stopping loses more than _ADAPTIVE_LOSS at any agreement."""
         if bundle.parameters.timesteps == 1 or self.config.unlabelled:
             return {}
         windows = self.data.windows(SELECT, min(len(self.tuning), _ADAPTIVE_WINDOWS))
-        detector = Detector(bundle, SCORED, engine="reference")
+        detector = GridDetector(bundle, SCORED, engine="reference")
         size, labels, names, steps = windows.spec.sensor_size, [], [], []
         block = self.data.block(size)
         for i, item in enumerate(windows[i] for i in range(len(windows))):
@@ -214,7 +214,7 @@ class Conversion:
         tau, used = found
         return {"adaptive": {"tau": tau, "mean_timesteps": round(used, 2), "windows": len(windows), "max_loss": _ADAPTIVE_LOSS}}
 
-    def divergence(self, bundle: DetectorBundle) -> dict[str, Any]:
+    def divergence(self, bundle: Bundle) -> dict[str, Any]:
         """Return the divergence from the ANN and the energy on held-out windows, as a part of the record; empty with labels."""
         if not self.config.unlabelled:
             return {}
@@ -229,7 +229,7 @@ class Conversion:
         return table.ac_pj / (macs * table.mac_pj)
 
 
-def with_margin(bundle: DetectorBundle, size: tuple[int, int], margin: float) -> DetectorBundle:
+def with_margin(bundle: Bundle, size: tuple[int, int], margin: float) -> Bundle:
     """Return a network with a margin, in silence of grids of a size (H, W); unchanged for 0."""
     if not margin:
         return bundle

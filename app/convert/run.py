@@ -38,7 +38,7 @@ from evburst.data.errors import DataError
 from evburst.data.files import begins_with, only_writer, read_json, refuse_foreign
 from evburst.data.text import number_of
 from evburst.eval.energy import HEADLINE
-from evburst.models.bundle import DetectorBundle, find_weights, read_kind
+from evburst.models.bundle import Bundle, find_weights, read_kind
 from evburst.models.spiking.convert.report import conversion_report
 
 _TRAINING = ("config", "epoch", "validation", "chosen_on", "commit", "machine")
@@ -154,7 +154,7 @@ def _windows_for_scores(conversion: Conversion) -> Dataset | None:
         raise DataError(f"{error}; scores are calibrated on this split; --set calibrate_scores=false skips that") from None
 
 
-def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
+def _converted(conversion: Conversion) -> tuple[Bundle, dict[str, Any]]:
     """Return the converted network, and how it was chosen and calibrated, for the record."""
     config = conversion.config
     if config.continues:
@@ -168,7 +168,7 @@ def _converted(conversion: Conversion) -> tuple[DetectorBundle, dict[str, Any]]:
     return conversion.with_margin(bundle), found
 
 
-def _write_report(conversion: Conversion, bundle: DetectorBundle) -> None:
+def _write_report(conversion: Conversion, bundle: Bundle) -> None:
     grids = conversion.grids[: conversion.config.sensitivity_windows]
     report = conversion_report(bundle.graph, bundle.spiking, bundle.parameters, grids)
     write_json(conversion.beside("report.json"), report.to_dict())
@@ -176,7 +176,7 @@ def _write_report(conversion: Conversion, bundle: DetectorBundle) -> None:
     _LOG.info(report.table())
 
 
-def _record(conversion: Conversion, bundle: DetectorBundle, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _record(conversion: Conversion, bundle: Bundle, found: dict[str, Any], seconds: float) -> dict[str, Any]:
     config, trained = conversion.config, conversion.trained
     return {
         "dataset": UNLABELLED if config.unlabelled else conversion.settings.name,

@@ -20,8 +20,8 @@ from evburst.eval.bootstrap import number_units
 from evburst.eval.coco import frames_of
 from evburst.eval.matching import match_predictions
 from evburst.eval.score_maps import FROM_SCORE, ScoreMap, calibrate_scores, record_of
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.spiking.convert.score_maps import are_convolutions, fold_score_maps
 from evburst.models.tasks import task_of
@@ -29,13 +29,13 @@ from evburst.models.tasks import task_of
 _LOG = logging.getLogger(__name__)
 
 
-def takes_score_maps(bundle: DetectorBundle) -> bool:
+def takes_score_maps(bundle: Bundle) -> bool:
     """Return whether the scores of a network can be mapped class by class: those of YOLO's head."""
     outputs = task_of(bundle.head).independent_logits(bundle.graph.outputs, bundle.head)
     return bool(outputs) and are_convolutions(bundle.graph, outputs)
 
 
-def with_score_maps(bundle: DetectorBundle, windows: Dataset) -> tuple[DetectorBundle, dict[str, Any]]:
+def with_score_maps(bundle: Bundle, windows: Dataset) -> tuple[Bundle, dict[str, Any]]:
     """Fit the maps of a network's scores and fold them into its weights.
 
     Args:
@@ -50,7 +50,7 @@ def with_score_maps(bundle: DetectorBundle, windows: Dataset) -> tuple[DetectorB
     if windows.spec.classes != classes:
         _LOG.info("scores are not calibrated: the data's classes are not those of the network")
         return bundle, {}
-    found = run_windows(Detector(bundle, SCORED), windows)
+    found = run_windows(GridDetector(bundle, SCORED), windows)
     matches = match_predictions(frames_of(found.labels, found.predictions), len(classes))  # type: ignore[arg-type]
     results = calibrate_scores(matches, len(classes), number_units(found.names))
     for name, result in zip(classes, results, strict=True):
@@ -62,7 +62,7 @@ def with_score_maps(bundle: DetectorBundle, windows: Dataset) -> tuple[DetectorB
     return _folded(bundle, [result.map for result in results]), record
 
 
-def _folded(bundle: DetectorBundle, maps: list[ScoreMap]) -> DetectorBundle:
+def _folded(bundle: Bundle, maps: list[ScoreMap]) -> Bundle:
     scale, bias = (torch.tensor(values) for values in zip(*((m.scale, m.bias) for m in maps), strict=True))
     outputs = task_of(bundle.head).independent_logits(bundle.graph.outputs, bundle.head)
     graph, spiking, parameters = fold_score_maps(bundle.graph, bundle.spiking, bundle.parameters, outputs, scale, bias)

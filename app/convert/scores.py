@@ -20,8 +20,8 @@ from evburst.data.datasets import Dataset
 from evburst.data.representations.voxel_grid import blocked_size, padded_size
 from evburst.data.stats import SpikeStats
 from evburst.eval.energy import COST_TABLES, synaptic_ops
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs
@@ -47,15 +47,15 @@ class Measurement:
 
 
 def score(
-    bundle: DetectorBundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
+    bundle: Bundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
 ) -> tuple[Score, float]:
     """Return the AP (COCO) or top-1 over labelled windows, and the synaptic operations per window (0 for the ANN)."""
-    detector = Detector(bundle, SCORED, ann=ann, timesteps=timesteps, engine=engine)
+    detector = GridDetector(bundle, SCORED, ann=ann, timesteps=timesteps, engine=engine)
     result, stats = score_detector(detector, windows)
     return result, _operations(stats)
 
 
-def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
+def score_detector(detector: GridDetector, windows: Dataset, batch: int = 16) -> tuple[Score, list[SpikeStats]]:
     """Return the AP (COCO) or top-1 over labelled windows, and the spike counts of every window that is not idle.
 
     There are no spike counts for the ANN.
@@ -65,15 +65,15 @@ def score_detector(detector: Detector, windows: Dataset, batch: int = 16) -> tup
     return scoring.score(results.labels, results.predictions, results.names, windows.spec.classes), _spikes(results)
 
 
-def measure_labelled(bundle: DetectorBundle, windows: Dataset, ann_score: float) -> Measurement:
+def measure_labelled(bundle: Bundle, windows: Dataset, ann_score: float) -> Measurement:
     """Measure the loss and the operations on labelled windows, given the ANN's AP or top-1 on them."""
-    scored, stats = score_detector(Detector(bundle, SCORED), windows)
+    scored, stats = score_detector(GridDetector(bundle, SCORED), windows)
     layers = [layer for batch in stats for layer in batch.layers]
     spent, graded = (sum(float(getattr(x, name).sum()) for x in layers) for name in ("synaptic_ops", "graded_ops"))
     return Measurement(ann_score - scored.value, _operations(stats), spent / max(graded, 1.0))
 
 
-def measure_unlabelled(bundle: DetectorBundle, ann: Graph, batches: Iterable[Tensor]) -> Measurement:
+def measure_unlabelled(bundle: Bundle, ann: Graph, batches: Iterable[Tensor]) -> Measurement:
     """Measure the divergence and the operations on batches of grids `(N, 2 * bins, H, W)` float32; at least one grid."""
     network, teacher = SpikingNetwork(bundle.spiking, bundle.parameters), Runner(ann)
     diverged = spent = graded = 0.0
@@ -88,7 +88,7 @@ def measure_unlabelled(bundle: DetectorBundle, ann: Graph, batches: Iterable[Ten
     return Measurement(None, spent / count, spent / max(graded, 1.0), diverged / count)
 
 
-def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> dict[str, Any]:
+def compare_with_ann(bundle: Bundle, windows: Dataset, split: str) -> dict[str, Any]:
     """Score the ANN and the SNN on the same labelled windows of a split: AP or top-1, the SNN's loss with its interval, and its
     energy.
 
@@ -98,7 +98,7 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> di
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
     results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": split}
-    ann, snn = (run_windows(Detector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
+    ann, snn = (run_windows(GridDetector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
     for name, network in (("ann", ann), ("snn", snn)):
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
@@ -116,7 +116,7 @@ def compare_with_ann(bundle: DetectorBundle, windows: Dataset, split: str) -> di
     return results
 
 
-def run_windows(detector: Detector, windows: Dataset, batch: int = 16) -> DatasetResults:
+def run_windows(detector: GridDetector, windows: Dataset, batch: int = 16) -> DatasetResults:
     """Return a network's predictions for labelled windows, with the labels and the spike counts."""
     size, bundle = windows.spec.sensor_size, detector.bundle
     inference = Inference(detector, bundle.voxel, size, downsample=block_side(0, size, bundle.trained_size))

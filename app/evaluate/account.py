@@ -15,7 +15,7 @@ from evburst.eval.layer_energy import ann_layers, snn_layers
 from evburst.eval.neurobench import activation_sparsity, ann_metrics, snn_metrics
 from evburst.eval.result_parts import NeuroBench
 from evburst.models.activity import footprint
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 
 
 def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def account(stats: Stats, activity: ActivityStats, table: str, idle_windows: int
     return {**energy_figures(energy_report(stats, activity, idle_windows), table), "snn_pj_percentiles": percentiles}
 
 
-def neurobench_metrics(stats: Stats, bundle: DetectorBundle, sample: Callable[[], SpikeStats]) -> NeuroBench:
+def neurobench_metrics(stats: Stats, bundle: Bundle, sample: Callable[[], SpikeStats]) -> NeuroBench:
     """Return NeuroBench's complexity metrics of the network; `sample` is called if active neurons were not counted."""
     if isinstance(stats, ActivityStats):
         return ann_metrics(stats, *footprint(bundle.graph))

@@ -14,7 +14,7 @@ from evburst.data.datasets.registry import DatasetConfig, reported_split
 from evburst.data.errors import SettingValueError
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.runtime import check_engine
 from evburst.models.tasks import task_of
@@ -99,14 +99,14 @@ class EvaluateConfig:
         check_engine(self.engine)
 
 
-def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[EvaluateConfig, DetectorBundle]:
+def load_evaluation(file: Path | None, assignments: list[str]) -> tuple[EvaluateConfig, Bundle]:
     """Load the configuration, with defaults from the training data of the weights, and the weights.
 
     Raises:
         EvburstError: a setting or the weights cannot be used.
     """
     given = load_config(EvaluateConfig, file, assignments)
-    bundle = DetectorBundle.load(given.weights)
+    bundle = Bundle.load(given.weights)
     training_data = bundle.record.get("training", {}).get("config", {}).get("data", {})
     if task_of(bundle.head).name == CLASSIFICATION:
         config = load_config(EvaluateConfig, file, assignments, {"data": _class_data(training_data, file, assignments)})

@@ -37,7 +37,7 @@ from evburst.eval.memory import memory_figures
 from evburst.eval.report.write import writable
 from evburst.eval.results import VERSION, finite
 from evburst.models.activity import ActivityRunner
-from evburst.models.bundle import DetectorBundle, weights_digest
+from evburst.models.bundle import Bundle, weights_digest
 from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 class Evaluation:
     """One evaluation, in one of `world` processes; tasks add how it is binned and scored."""
 
-    def __init__(self, config: EvaluateConfig, bundle: DetectorBundle, out: Path, rank: int, world: int) -> None:
+    def __init__(self, config: EvaluateConfig, bundle: Bundle, out: Path, rank: int, world: int) -> None:
         self.config, self.rank, self.world = config, rank, world
         self.bundle = bundle = with_memory_if_asked(bundle, config.memory, config.stride_ms)
         self._provenance = provenance()
@@ -226,7 +226,7 @@ def rounded(loss: Interval, unit: str) -> dict[str, Any]:
     return {"mean": round(loss.mean, 4), **bounds, "resamples": loss.resamples, "units": loss.units, "unit": unit}
 
 
-def _runs(config: EvaluateConfig, bundle: DetectorBundle) -> list[Run]:
+def _runs(config: EvaluateConfig, bundle: Bundle) -> list[Run]:
     """Return the networks to evaluate."""
     runs = [Run("ann", 0)] if config.ann else []
     if config.snn:

@@ -17,7 +17,7 @@ from evburst.data.datasets import Part
 from evburst.eval.matching import match_predictions
 from evburst.eval.protocol import Frame, Protocol, match
 from evburst.eval.report.write import ReportPicture
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
@@ -66,7 +66,7 @@ def best_and_worst(
     return [_draw(predictor, c, c.item in shown) for c in best + worst], best[0].item
 
 
-def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item: int) -> list[ReportPicture]:
+def rate_maps(predictor: Predictor, bundle: Bundle, timesteps: int, item: int) -> list[ReportPicture]:
     """Draw the spikes per neuron of some layers on one window, averaged over channels, for each layer and timestep."""
     recorder = _RateRecorder(bundle, timesteps)
     recorder.run(torch.from_numpy(predictor.seen(predictor.dataset[item].window)[None]).float())
@@ -84,7 +84,7 @@ def rate_maps(predictor: Predictor, bundle: DetectorBundle, timesteps: int, item
 
 
 class _RateRecorder(SpikingNetwork):
-    def __init__(self, bundle: DetectorBundle, timesteps: int) -> None:
+    def __init__(self, bundle: Bundle, timesteps: int) -> None:
         parameters = bundle.parameters
         super().__init__(bundle.spiking, SpikingParameters(timesteps, parameters.neurons, parameters.readout_shift))
         self.maps: dict[str, NDArray[np.float32]] = {}

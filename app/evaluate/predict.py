@@ -34,8 +34,8 @@ from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import OPTIONAL_COUNTS, ActivityStats, LayerStats, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory
 from evburst.models.spiking.cost import dense_macs
@@ -102,7 +102,7 @@ class PartResult:
 class _CountingAnn:
     """The ANN as a GridNetwork that also counts the operations of hardware that skips zeros."""
 
-    def __init__(self, bundle: DetectorBundle, post: PostConfig, device: str) -> None:
+    def __init__(self, bundle: Bundle, post: PostConfig, device: str) -> None:
         self.classes, self.stride, self.has_memory = bundle.head.classes, bundle.stride, bool(bundle.graph.memories)
         self._bundle, self._post, self._device = bundle, post, torch.device(device)
         self._runner = ActivityRunner(bundle.graph.on(self._device))
@@ -140,7 +140,7 @@ class EvaluatedNetwork:
 
     def __init__(
         self,
-        bundle: DetectorBundle,
+        bundle: Bundle,
         run: Run,
         post: PostConfig,
         voxel: VoxelConfig,
@@ -151,7 +151,7 @@ class EvaluatedNetwork:
     ) -> None:
         self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size, bundle.trained_size)
         ann = run.model == "ann"
-        detector = Detector(bundle, post, ann, run.timesteps or None, device, engine)
+        detector = GridDetector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
         self.timed = self.counted = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side)
         if ann:

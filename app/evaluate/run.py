@@ -17,13 +17,13 @@ from evburst.app.evaluate.distributed import gather
 from evburst.app.processes import process_group
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.files import only_writer
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.tasks import task_of
 
 _EVALUATIONS = {DETECTION: BoxEvaluation, CLASSIFICATION: ClassEvaluation}
 
 
-def evaluate(config: EvaluateConfig, bundle: DetectorBundle, out: Path) -> dict[str, Any] | None:
+def evaluate(config: EvaluateConfig, bundle: Bundle, out: Path) -> dict[str, Any] | None:
     """Evaluate, write results.json, results.md and report.html to `out`, and return the content of results.json.
 
     Returns None in all but the first of several processes.

@@ -10,8 +10,8 @@ from evburst.app.inference import Inference
 from evburst.app.live.sources import NO_EVENTS
 from evburst.app.runs import load_weights, open_inference
 from evburst.data.events import EventWindow, Faults, SensorSize
-from evburst.models.bundle import DetectorBundle
-from evburst.models.detector import Detector
+from evburst.models.bundle import Bundle
+from evburst.models.detector import GridDetector
 
 
 class Prepared(NamedTuple):
@@ -24,7 +24,7 @@ class Prepared(NamedTuple):
     """
 
     detect: DetectConfig
-    bundle: DetectorBundle
+    bundle: Bundle
     inference: Inference
 
     @property
@@ -43,11 +43,11 @@ class Prepared(NamedTuple):
         return network_name(self.bundle, self.detect)
 
     @property
-    def detector(self) -> Detector:
+    def detector(self) -> GridDetector:
         """The detector that inference runs."""
         network = self.inference.network
-        if not isinstance(network, Detector):
-            raise TypeError(f"expected a Detector, received {type(network).__name__}")
+        if not isinstance(network, GridDetector):
+            raise TypeError(f"expected a GridDetector, received {type(network).__name__}")
         return network
 
     def with_score(self, score: float) -> Prepared:

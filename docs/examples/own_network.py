@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.eval.energy import EnergyTotals
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Runner
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
@@ -43,7 +43,7 @@ class Direction(nn.Module):
         return [self.classes(self.features(grids))]
 
 
-def convert(module: nn.Module, grids: Tensor, timesteps: int = 1, phi_max: int = 8) -> DetectorBundle:
+def convert(module: nn.Module, grids: Tensor, timesteps: int = 1, phi_max: int = 8) -> Bundle:
     """Convert a trained classifier.
 
     Args:
@@ -54,7 +54,7 @@ def convert(module: nn.Module, grids: Tensor, timesteps: int = 1, phi_max: int =
     ann = trace(module, grids)
     spiking, parameters = calibrate(ann, record_targets(ann, grids), timesteps, Choice(phi_max))
     head = HeadSpec("classes", strides=(8,), reg_max=0, classes=("left", "right"))
-    return DetectorBundle(ann, spiking, parameters, head, VOXEL, record={"dataset": "moving bars"})
+    return Bundle(ann, spiking, parameters, head, VOXEL, record={"dataset": "moving bars"})
 
 
 def moving_bars(n: int) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ _DROPOUT = 0.1
 _NARROWEST = 4
 
 
-class Classifier(nn.Module):
+class ClassifierNetwork(nn.Module):
     """Features followed by a 1x1 convolution to a map of class logits; training calls `loss`, inference `forward`.
 
     Args:

@@ -11,7 +11,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import Classifier, channels_of, conv, grid_stride, is_small, stem, variant_of
+from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
 from evburst.models.detectors import NetworkConfig, family
 
 _STAGES = ((16, 1), (32, 2), (64, 2), (96, 2))
@@ -21,7 +21,7 @@ _STRIDE = 8
 
 
 @family("mobile", stride=partial(grid_stride, {"": _STRIDE}), task=CLASSIFICATION)
-def build(config: NetworkConfig, variant: str) -> Classifier:
+def build(config: NetworkConfig, variant: str) -> ClassifierNetwork:
     """`variant`: empty, or a width factor, e.g. "x0.5"."""
     _, width = variant_of(config, variant, ("",))
     small, c = is_small(config.input_size), channels_of(_STAGES[0][0], width)
@@ -31,7 +31,7 @@ def build(config: NetworkConfig, variant: str) -> Classifier:
         for k in range(blocks):
             parts.append(FusedBlock(c, c_out, 2 if stage and not k else 1))
             c = c_out
-    return Classifier(config, nn.Sequential(*parts), c, _STRIDE * (1 if small else 4))
+    return ClassifierNetwork(config, nn.Sequential(*parts), c, _STRIDE * (1 if small else 4))
 
 
 class FusedBlock(nn.Module):

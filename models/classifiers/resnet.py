@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import Classifier, channels_of, conv, grid_stride, is_small, stem, variant_of
+from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
 from evburst.models.detectors import NetworkConfig, family
 
 _BLOCKS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "20": (3, 3, 3)}
@@ -17,7 +17,7 @@ _STRIDES = {name: 2 ** (len(blocks) - 1) for name, blocks in _BLOCKS.items()}
 
 
 @family("resnet", stride=partial(grid_stride, _STRIDES), task=CLASSIFICATION)
-def build(config: NetworkConfig, variant: str) -> Classifier:
+def build(config: NetworkConfig, variant: str) -> ClassifierNetwork:
     """`variant`: "18", "20" or "34", optionally with a width factor, e.g. "18x0.25"."""
     name, width = variant_of(config, variant, tuple(_BLOCKS))
     small, c = is_small(config.input_size), channels_of(_FIRST[name], width)
@@ -27,7 +27,7 @@ def build(config: NetworkConfig, variant: str) -> Classifier:
         for k in range(blocks):
             parts.append(Block(c, c_out, 2 if stage and not k else 1))
             c = c_out
-    return Classifier(config, nn.Sequential(*parts), c, _STRIDES[name] * (1 if small else 4))
+    return ClassifierNetwork(config, nn.Sequential(*parts), c, _STRIDES[name] * (1 if small else 4))
 
 
 class Block(nn.Module):

@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import Classifier, channels_of, conv, grid_stride, is_small, stem, variant_of
+from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
 from evburst.models.detectors import NetworkConfig, family
 
 _STAGES = {
@@ -18,7 +18,7 @@ _STRIDE = 16
 
 
 @family("vgg", stride=partial(grid_stride, dict.fromkeys(_STAGES, _STRIDE)), task=CLASSIFICATION)
-def build(config: NetworkConfig, variant: str) -> Classifier:
+def build(config: NetworkConfig, variant: str) -> ClassifierNetwork:
     """`variant`: "11" or "16", optionally with a width factor, e.g. "11x0.25"."""
     name, width = variant_of(config, variant, tuple(_STAGES))
     small, stages = is_small(config.input_size), _STAGES[name]
@@ -30,4 +30,4 @@ def build(config: NetworkConfig, variant: str) -> Classifier:
         for full in stage[1:] if not number else stage:  # the stem is the first convolution
             parts += conv(c, channels_of(full, width))
             c = channels_of(full, width)
-    return Classifier(config, nn.Sequential(*parts), c, _STRIDE * (1 if small else 4))
+    return ClassifierNetwork(config, nn.Sequential(*parts), c, _STRIDE * (1 if small else 4))

@@ -15,7 +15,7 @@ from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
 
 if TYPE_CHECKING:
-    from evburst.models.bundle import DetectorBundle
+    from evburst.models.bundle import Bundle
 
 EVENTS_PER_PIXEL = 0.15
 """Events per pixel and window from which on a cell and its neighbours are not held. Real sensors make up to 0.1 by themselves.
@@ -49,7 +49,7 @@ def with_memory(graph: Graph, head: HeadSpec) -> Graph:
     return Graph(nodes, graph.outputs, graph.tensors)
 
 
-def remembering(bundle: DetectorBundle) -> DetectorBundle:
+def remembering(bundle: Bundle) -> Bundle:
     """Return a detector with a memory, see `with_memory`, or as it is if it has one; raises ConfigError likewise."""
     if bundle.graph.memories:
         return bundle

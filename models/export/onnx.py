@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from evburst.data.errors import ModelError
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.export.onnx_graph import OnnxGraph, convolution_of, save_onnx, window_of
 from evburst.models.graph import Graph, Node
 
 
-def write_onnx(bundle: DetectorBundle, path: Path) -> None:
+def write_onnx(bundle: Bundle, path: Path) -> None:
     """Write the ANN of a bundle as ONNX.
 
     The input is `input`, `(N, 2 * bins, H, W)` float32 counts; the outputs have the names of their nodes.

@@ -16,7 +16,7 @@ from torch import Tensor
 from evburst.data.errors import ModelError
 from evburst.data.extras import require
 from evburst.data.files import replacing
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.graph import Node
 
 _OPSET = 17
@@ -168,7 +168,7 @@ def convolution_of(node: Node) -> dict[str, Any]:
     return {"strides": a["stride"], "pads": a["padding"] * 2, "dilations": a["dilation"], "group": a["groups"]}
 
 
-def save_onnx(model: Any, path: Path, bundle: DetectorBundle, **more: Any) -> None:
+def save_onnx(model: Any, path: Path, bundle: Bundle, **more: Any) -> None:
     """Check a model and write it; raises DataError if the file cannot be written.
 
     Args:

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.errors import ModelError
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.export.onnx_boxes import BoxOptions, write_boxes
 from evburst.models.export.onnx_graph import OnnxGraph, convolution_of, save_onnx, window_of
@@ -87,7 +87,7 @@ class SnnOptions:
     clip_first: bool = False
 
 
-def write_onnx_snn(bundle: DetectorBundle, path: Path, options: SnnOptions | None = None) -> None:
+def write_onnx_snn(bundle: Bundle, path: Path, options: SnnOptions | None = None) -> None:
     """Write the spiking network of a bundle as ONNX; outputs have the names of its read-outs, or are boxes, scores, labels.
 
     Raises:

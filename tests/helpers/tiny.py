@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import Classifier
+from evburst.models.classifiers import ClassifierNetwork
 from evburst.models.classifiers.resnet import Block
 from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
@@ -74,7 +74,7 @@ def tiny(config: NetworkConfig, variant: str) -> TinyNetwork:
 
 
 @family("little", stride=lambda variant, size: 8, task=CLASSIFICATION)
-def little(config: NetworkConfig, variant: str) -> Classifier:
+def little(config: NetworkConfig, variant: str) -> ClassifierNetwork:
     """Four convolutions and a shortcut, then a map of classes."""
     features = nn.Sequential(block(config.channels, 8, 2, nn.ReLU), block(8, 16, 2, nn.ReLU), nn.MaxPool2d(2), Block(16, 16, 1))
-    return Classifier(config, features, 16, 8)
+    return ClassifierNetwork(config, features, 16, 8)
