@@ -199,7 +199,7 @@ def figures(
 
     middle_mb, last_mb = (float(np.mean(memory[len(memory) * k // 3 : len(memory) * (k + 1) // 3])) for k in (1, 2))
     bound_ms = 1000 * slowest_s * 2 + (pipeline.config.queue_windows + 1) * window_ms
-    present_s = wall_s - pipeline.lost * (AWAY_S + 0.5)
+    present_s = wall_s - pipeline.capture.lost * (AWAY_S + 0.5)
     handled = pipeline.figures.windows + pipeline.dropped
     behind_s = pipeline.source.behind_s
     checks = {
@@ -208,7 +208,7 @@ def figures(
         "latency is bounded": pipeline.figures.latency.highest_ms <= bound_ms,
         "every window is accounted for": handled >= 0.95 * 1000 * (present_s - behind_s) / window_ms,
         "windows were dropped": pipeline.dropped > 0.2 * handled,
-        "the source came back": pipeline.lost == DEATHS and pipeline.status == "running",
+        "the source came back": pipeline.capture.lost == DEATHS and pipeline.capture.status == "running",
         "the watcher was served": clients.watched > 0.3 * pipeline.figures.windows,
     }
     return {
@@ -217,7 +217,7 @@ def figures(
         "network_ms": {"alone": round(1000 * alone_s, 1), "slowest": round(1000 * slowest_s, 1)},
         "windows": pipeline.figures.windows,
         "dropped": pipeline.dropped,
-        "source_lost": pipeline.lost,
+        "source_lost": pipeline.capture.lost,
         "source_behind_s": round(behind_s, 2),
         "latency_ms": {
             "p50": round(pipeline.figures.latency.quantile_ms(0.5) or 0, 1),

@@ -136,7 +136,7 @@ def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
     pipeline.viewers.append(watcher)
     pipeline.start()
     deadline = time.perf_counter() + 60
-    while time.perf_counter() < deadline and not (pipeline.lost == 2 and pipeline.status == "running"):
+    while time.perf_counter() < deadline and not (pipeline.capture.lost == 2 and pipeline.capture.status == "running"):
         time.sleep(0.02)
     shown = len(watcher.seen)
     while time.perf_counter() < deadline and len(watcher.seen) < shown + 3:
@@ -295,7 +295,7 @@ def test_a_recording_holds_all_windows_also_the_dropped_ones(tmp_path: Path) -> 
     quick = pipeline.inference.run
     pipeline.inference.run = lambda *args: (time.sleep(0.1), quick(*args))[1]  # type: ignore[method-assign]
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
-    pipeline.record(recorder)
+    pipeline.recorders.add(recorder)
     run_until(pipeline, 4)
     stream = open_events(tmp_path / "a.dat")
     events = np.concatenate(list(stream.packets()))
@@ -322,12 +322,12 @@ def test_a_recording_on_a_full_disk_keeps_the_events_before_and_ends_no_run(tmp_
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
     recorder.write(make_events([5, 6, 7], 1, 2, 1))
     size = (tmp_path / "a.dat").stat().st_size
-    pipeline.record(recorder)
+    pipeline.recorders.add(recorder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, limits[1]))
     try:
-        pipeline._write(make_events(list(range(8, 20)), 1, 2, 1))  # private: what the binning thread calls
-        pipeline.stop_recording(recorder)
+        pipeline.recorders.write(make_events(list(range(8, 20)), 1, 2, 1))
+        pipeline.recorders.end(recorder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [line.partition("recording stopped ")[2] for line in lines] == [f"({os.strerror(errno.EFBIG)})"]

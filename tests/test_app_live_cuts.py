@@ -131,15 +131,15 @@ def test_a_source_that_returns_with_another_sensor_size_is_refused() -> None:
     pipeline.viewers.append(broadcaster)
     pipeline.start()
     refused = "waiting for fake camera: the sensor is now 640x480, not 64x48; restart evburst"
-    wait_until(lambda: pipeline.status == refused)
+    wait_until(lambda: pipeline.capture.status == refused)
     assert broadcaster.about()["sensor_size"] == [64, 48]
     assert pipeline.network.inference.sensor_size == SIZE
     source.is_other = False
-    wait_until(lambda: pipeline.status == "running")
+    wait_until(lambda: pipeline.capture.status == "running")
     shown = pipeline.figures.windows
     wait_until(lambda: pipeline.figures.windows > shown)
     pipeline.stop()
-    assert pipeline.lost == 1
+    assert pipeline.capture.lost == 1
     assert "was unplugged" in lines[0]
     assert lines[1:] == [refused, "fake camera is back"]
 

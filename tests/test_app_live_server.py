@@ -688,7 +688,7 @@ def test_without_a_source_the_page_waits_for_its_camera() -> None:
     server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()
     try:
-        wait_until(lambda: pipeline.status == "running")
+        wait_until(lambda: pipeline.capture.status == "running")
         with open_socket(server) as client:
             assert ask(client, {"set": {}})["status"] == "waiting for the page's camera"
             assert ask(client, {"do": "camera_on"})["status"] == "running"

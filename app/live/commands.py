@@ -70,7 +70,7 @@ class Commands:
         uses_page_camera = isinstance(source, FrameSource) and isinstance(source.grabber, PushedFrames)
         waits_for_page = uses_page_camera and self._camera_client is None
         return {
-            "status": f"waiting for {PAGE_CAMERA}" if waits_for_page else pipeline.status,
+            "status": f"waiting for {PAGE_CAMERA}" if waits_for_page else pipeline.capture.status,
             "source": source.name,
             "kind": source.kind,
             "simulated": source.simulated,
@@ -208,7 +208,7 @@ class Commands:
             self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MAX_RECORDING_BYTES)
         except DataError as error:
             raise RefusedError(str(error)) from None
-        self._pipeline.record(self._recorder)
+        self._pipeline.recorders.add(self._recorder)
 
     def _end_stopped(self) -> None:
         if self._recorder is not None and self._recorder.stopped:
@@ -216,7 +216,7 @@ class Commands:
 
     def _stop_recording(self) -> None:
         if self._recorder is not None:
-            self._pipeline.stop_recording(self._recorder)
+            self._pipeline.recorders.end(self._recorder)
             previous, self._finished, self._recorder = self._finished, self._recorder, None
             self._is_downloaded = False
             if previous is not None:  # a running download keeps its file open, so its content survives the deletion

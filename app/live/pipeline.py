@@ -14,22 +14,20 @@ from typing import NamedTuple, Protocol
 from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.builder import Builder
-from evburst.app.live.frames import FrameSource
+from evburst.app.live.capture import Capture, Captured
 from evburst.app.live.networks import Prepared, prepare
-from evburst.app.live.recorder import LiveRecorder
+from evburst.app.live.recorder import Recorders
 from evburst.app.live.recording_settings import OF_RECORDINGS, refusal
 from evburst.app.live.slicing import DropOldest, DueWindow, WindowAssembler
-from evburst.app.live.sources import LiveSource, RecordingSource, check_size
+from evburst.app.live.sources import LiveSource
 from evburst.app.live.totals import RunTotals
 from evburst.data.encoding import columns
-from evburst.data.errors import DataError, EvburstError, SettingValueError, SourceError
-from evburst.data.events import Events
+from evburst.data.errors import EvburstError, SettingValueError
 from evburst.data.filters import EventFilter
 from evburst.data.simulation.sensor import SimulatorConfig
 
 _LOG = logging.getLogger(__name__)
 _PACKETS = 64
-_RETRY_S = 0.5
 _LAST_READ_S = 1.0
 """Once a run is stopped, the longest time that it waits for the packet being read: reading a pipe may never return."""
 
@@ -84,13 +82,6 @@ class _Binned(NamedTuple):
     scene: int
 
 
-class _Captured(NamedTuple):
-    events: Events
-    until_us: int
-    due_s: float
-    cut: bool
-
-
 class LivePipeline:
     """One live run.
 
@@ -100,9 +91,9 @@ class LivePipeline:
         notify: called with a line of text when the source is lost or returns, and when a recording stops.
 
     Attributes:
+        capture: reads the source.
+        recorders: receive every window's events.
         figures: totals of the run.
-        status: state of the source: "starting", "running", "waiting for NAME: REASON" or "ended".
-        lost: number of times the source was lost.
         network: network for which windows are binned; only the inference thread replaces it.
         shown: network that made the result being shown.
         wanted: settings requested last.
@@ -110,7 +101,7 @@ class LivePipeline:
     """
 
     def __init__(self, source: LiveSource, config: LiveConfig, notify: Callable[[str], None] | None = None) -> None:
-        self.config, self.source = config, source
+        self.config = config
         self._notify = notify or _LOG.info
         self.network = prepare(config.detect, source.sensor_size, source.faults)
         self.shown, self.wanted, self.problem = self.network, config.detect, ""
@@ -118,14 +109,10 @@ class LivePipeline:
         self._builder = Builder[DetectConfig, Prepared](self._prepare, self._preparation_failed)
         self.figures = RunTotals(self.network)
         self.viewers: list[Viewer] = []
-        self.status, self.lost = "starting", 0
-        self._reasons: set[str] = set()
-        self.started_s = time.perf_counter()
-        self._until_us = 0
+        self.capture = Capture(source, self._window_us, self._put, self._is_held, self._notify)
+        self.recorders = Recorders(self._notify)
         self._filter = self._new_filter()
-        self._recorders: list[LiveRecorder] = []
-        self._recording = Lock()
-        self._packets: Queue[_Captured | None] = Queue(_PACKETS)
+        self._packets: Queue[Captured | None] = Queue(_PACKETS)
         self._binned: DropOldest[_Binned] = DropOldest(config.queue_windows)
         self._result_filter: tuple[Inference, Callable[[WindowResult], WindowResult]] | None = None
         self._stop, self._done, self._joined = Event(), Event(), False
@@ -141,6 +128,15 @@ class LivePipeline:
         return self._binned.dropped
 
     @property
+    def source(self) -> LiveSource:
+        """The present source."""
+        return self.capture.source
+
+    @property
+    def started_s(self) -> float:
+        """When the run started, on the clock of `time.perf_counter`."""
+        return self.capture.started_s
+
     def _is_held(self) -> bool:
         """Whether a replay stands still, because everybody who watches has paused."""
         paused = [viewer.paused for viewer in self.viewers]
@@ -148,7 +144,7 @@ class LivePipeline:
 
     def start(self) -> None:
         """Start the threads."""
-        self.started_s = time.perf_counter()
+        self.capture.started_s = time.perf_counter()
         for thread in self._threads:
             thread.start()
 
@@ -172,17 +168,14 @@ class LivePipeline:
             for thread, longest_s in [*((thread, 10.0) for thread in others), (capture, _LAST_READ_S)]:
                 if thread.is_alive():
                     thread.join(longest_s)
-        with self._recording:
-            for recorder in self._recorders:
-                recorder.close()
-            self._recorders.clear()
+        self.recorders.close()
 
     def use(self, source: LiveSource) -> None:
         """Switch to another source; raise ValueError if its sensor size differs."""
         expected = self.inference.sensor_size
         if source.sensor_size != expected:
             raise ValueError(f"source: expected a sensor size of {expected}, received {source.sensor_size}")
-        self.source = source
+        self.capture.source = source
 
     def set_score(self, score: float) -> None:
         """Set the minimum score of a box, from the next window on."""
@@ -205,18 +198,6 @@ class LivePipeline:
     def inference(self) -> Inference:
         """Inference of the current network."""
         return self.network.inference
-
-    def record(self, recorder: LiveRecorder) -> None:
-        """Record every window from now on, including dropped ones."""
-        with self._recording:
-            self._recorders.append(recorder)
-
-    def stop_recording(self, recorder: LiveRecorder) -> None:
-        """Stop recording and close the file."""
-        with self._recording:
-            if recorder in self._recorders:
-                self._recorders.remove(recorder)
-            recorder.close()
 
     def _prepare(self, detect: DetectConfig) -> Prepared:
         return prepare(detect, self.inference.sensor_size, self.source.faults, self.network)
@@ -248,72 +229,20 @@ class LivePipeline:
         self._done.set()
 
     def _capture(self) -> None:
-        """Read the source until it ends, reopening it after failures, and shift its clock to the run's."""
-        source: LiveSource | None = None
-        shift_us: int | None = None
-        while not self._stop.is_set():
-            try:
-                if source is not self.source:
-                    self._close(source)
-                    shift_us, next_source = None, self.source
-                    next_source.open()
-                    source = next_source
-                    check_size(self.inference.sensor_size, source.sensor_size)
-                    self._set_status("running")
-                if self._is_held and isinstance(source, RecordingSource | FrameSource) and source.hold():
-                    continue
-                packet = source.read()
-            except SourceError as error:
-                self._close(source)
-                source = None
-                self._set_status(f"waiting for {self.source.name}: {error}")
-                self._stop.wait(_RETRY_S)
-                continue
-            if packet is None:
-                self._set_status("ended")
-                break
-            if packet.until_us is None:
-                continue
-            fresh = shift_us is None or packet.restarted
-            if shift_us is None or fresh:
-                shift_us = self._clock_shift_us(packet.events, packet.until_us, packet.due_s)
-            packet.events["t"] += shift_us
-            self._until_us = packet.until_us + shift_us
-            self._put(_Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut))
-        self._close(source)
+        self.capture.run(self._stop)
         self._put(None)
 
-    def _close(self, source: LiveSource | None) -> None:
-        if source is not None:
-            source.close()
+    def _window_us(self) -> int:
+        return self.inference.voxel.window_us
 
-    def _set_status(self, status: str) -> None:
-        """Set the status; notify when the source is lost, once of every reason why it does not return, and when it does."""
-        self.status = status
-        if status.startswith("waiting"):
-            self.lost += not self._reasons
-            if status not in self._reasons:
-                self._reasons.add(status)
-                self._notify(status)
-        elif status == "running" and self._reasons:
-            self._reasons.clear()
-            self._notify(f"{self.source.name} is back")
-
-    def _clock_shift_us(self, events: Events, until_us: int, due_s: float) -> int:
-        """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept."""
-        window_us = self.inference.voxel.window_us
-        first_us = int(events["t"][0]) if len(events) else until_us
-        elapsed_us = max(round(1e6 * (due_s - self.started_s)) - (until_us - first_us), self._until_us)
-        return (-(-elapsed_us // window_us) - first_us // window_us) * window_us
-
-    def _put(self, item: _Captured | None) -> None:
+    def _put(self, item: Captured | None) -> None:
         """Queue a packet for binning; give up once the run is done, because binning may have failed."""
         while not self._done.is_set():
             with suppress(Full):
                 self._packets.put(item, timeout=0.2)
                 return
 
-    def _take(self) -> _Captured | None:
+    def _take(self) -> Captured | None:
         """Return the next packet; None at the end, if inference has failed, or if a stopped run has none in time."""
         while not self._done.is_set():
             stopped = self._stop.is_set()
@@ -332,7 +261,7 @@ class LivePipeline:
             network = self.network
             assembler.set_window(network.inference.voxel.window_us)
             for due in assembler.push(item.events, item.until_us, item.due_s):
-                self._write(due.window.words)
+                self.recorders.write(due.window.words)
                 self._binned.put(self._bin_window(network, due, scene))
         self._binned.close()
 
@@ -345,16 +274,6 @@ class LivePipeline:
 
     def _new_filter(self) -> EventFilter:
         return EventFilter(self.config.detect.filters, self.inference.sensor_size)
-
-    def _write(self, events: Events) -> None:
-        with self._recording:
-            for recorder in list(self._recorders):
-                try:
-                    recorder.write(events)
-                except DataError as error:
-                    self._recorders.remove(recorder)
-                    recorder.close()
-                    self._notify(f"warning: {error}")
 
     def _infer(self) -> None:
         scene = 0

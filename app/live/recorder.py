@@ -1,9 +1,11 @@
-"""Recorder of live events: a DAT file that is readable whenever writing stops."""
+"""Recorders of live events: DAT files that are readable whenever writing stops."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from evburst.data.encoding import WRAP_US, pack
 from evburst.data.errors import DataError
@@ -79,3 +81,46 @@ class LiveRecorder:
     def close(self) -> None:
         """Close the file; may be called twice."""
         self._file.close()
+
+
+class Recorders:
+    """The recorders of a run, for its threads.
+
+    Args:
+        notify: called with a line of text when a recording stops by itself.
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._recorders: list[LiveRecorder] = []
+        self._lock = Lock()
+
+    def add(self, recorder: LiveRecorder) -> None:
+        """Record every window from now on, including dropped ones."""
+        with self._lock:
+            self._recorders.append(recorder)
+
+    def end(self, recorder: LiveRecorder) -> None:
+        """Stop recording and close the file."""
+        with self._lock:
+            if recorder in self._recorders:
+                self._recorders.remove(recorder)
+            recorder.close()
+
+    def write(self, events: Events) -> None:
+        """Append events to every recording; one that cannot be written ends."""
+        with self._lock:
+            for recorder in list(self._recorders):
+                try:
+                    recorder.write(events)
+                except DataError as error:
+                    self._recorders.remove(recorder)
+                    recorder.close()
+                    self._notify(f"warning: {error}")
+
+    def close(self) -> None:
+        """Close all recordings."""
+        with self._lock:
+            for recorder in self._recorders:
+                recorder.close()
+            self._recorders.clear()

@@ -103,7 +103,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
         recorder = None
         if request.record:  # last, because everything before may fail, and this replaces a file
             recorder = LiveRecorder(request.record, source.sensor_size, overwrite=request.overwrite)
-            pipeline.record(recorder)
+            pipeline.recorders.add(recorder)
         pipeline.start()
         try:
             while not _is_over(pipeline) and turn():
@@ -112,7 +112,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
-        if source.finite and pipeline.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
+        if source.finite and pipeline.capture.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
             window_ms = pipeline.inference.voxel.window_us / 1000
             if request.record and request.record.is_file():  # it has no event
                 request.record.unlink()
@@ -212,7 +212,7 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
         "memory": traffic_figures(totals.energy, network.inference, detect.energy_table),
         "timesteps": network.timesteps,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
-        "source_lost": pipeline.lost,
+        "source_lost": pipeline.capture.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
         "faults": pipeline.source.faults.found(),
         "recorded_events": recorder.events if recorder else None,
@@ -275,7 +275,8 @@ class _Ticker:
             recent_ms = sorted(totals.recent_ms) or [0.0]
             line = (
                 f"{now_s - pipeline.started_s:6.0f} s  windows {totals.windows}  dropped {pipeline.dropped}  "
-                f"latency {recent_ms[len(recent_ms) // 2]:.0f} ms  boxes {sum(totals.per_class.values())}  {pipeline.status}"
+                f"latency {recent_ms[len(recent_ms) // 2]:.0f} ms  boxes {sum(totals.per_class.values())}  "
+                f"{pipeline.capture.status}"
             )
             print(f"\r{line[:110]:110}", end="", file=sys.stderr, flush=True)
         pipeline.wait(0.05)

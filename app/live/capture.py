@@ -1,0 +1,128 @@
+"""Capture, the first thread of a live run: reads the source, reopens it after failures, and shifts its clock to the run's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import NamedTuple
+
+from evburst.app.live.frames import FrameSource
+from evburst.app.live.sources import LiveSource, Packet, RecordingSource, check_size
+from evburst.data.errors import SourceError
+from evburst.data.events import Events
+
+_RETRY_S = 0.5
+
+
+class Captured(NamedTuple):
+    """Events on the run's clock.
+
+    Attributes:
+        events: sorted by time; may be empty.
+        until_us: all events before this instant have been captured.
+        due_s: as in `Packet`.
+        cut: whether they do not continue what was captured before.
+    """
+
+    events: Events
+    until_us: int
+    due_s: float
+    cut: bool
+
+
+class Capture:
+    """Reads packets from a source, which may be exchanged during the run for one of the same sensor size.
+
+    Args:
+        source: source of the events; it has been opened and closed once, so that its sensor size is known.
+        window_us: returns the present length of a window.
+        put: receives what was captured; it may block.
+        is_held: returns whether a replay is to stand still.
+        notify: called with a line of text when the source is lost or returns.
+
+    Attributes:
+        source: the source; another one is opened before the next packet is read.
+        status: its state: "starting", "running", "waiting for NAME: REASON" or "ended".
+        lost: number of times it was lost.
+        started_s: when the run started, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(
+        self,
+        source: LiveSource,
+        window_us: Callable[[], int],
+        put: Callable[[Captured], None],
+        is_held: Callable[[], bool],
+        notify: Callable[[str], None],
+    ) -> None:
+        self.source, self.status, self.lost = source, "starting", 0
+        self.started_s = time.perf_counter()
+        self._size, self._window_us, self._put, self._is_held, self._notify = (
+            source.sensor_size,
+            window_us,
+            put,
+            is_held,
+            notify,
+        )
+        self._reasons: set[str] = set()
+        self._until_us = 0
+
+    def run(self, stop: Event) -> None:
+        """Read the source until it ends or `stop` is set."""
+        source: LiveSource | None = None
+        shift_us: int | None = None
+        while not stop.is_set():
+            try:
+                if source is not self.source:
+                    _close(source)
+                    shift_us, next_source = None, self.source
+                    next_source.open()
+                    source = next_source
+                    check_size(self._size, source.sensor_size)
+                    self._set_status("running")
+                if self._is_held() and isinstance(source, RecordingSource | FrameSource) and source.hold():
+                    continue
+                packet = source.read()
+            except SourceError as error:
+                _close(source)
+                source = None
+                self._set_status(f"waiting for {self.source.name}: {error}")
+                stop.wait(_RETRY_S)
+                continue
+            if packet is None:
+                self._set_status("ended")
+                break
+            if packet.until_us is None:
+                continue
+            fresh = shift_us is None or packet.restarted
+            if shift_us is None or fresh:
+                shift_us = self._clock_shift_us(packet, packet.until_us)
+            packet.events["t"] += shift_us
+            self._until_us = packet.until_us + shift_us
+            self._put(Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut))
+        _close(source)
+
+    def _set_status(self, status: str) -> None:
+        """Set the status; notify when the source is lost, once of every reason why it does not return, and when it does."""
+        self.status = status
+        if status.startswith("waiting"):
+            self.lost += not self._reasons
+            if status not in self._reasons:
+                self._reasons.add(status)
+                self._notify(status)
+        elif status == "running" and self._reasons:
+            self._reasons.clear()
+            self._notify(f"{self.source.name} is back")
+
+    def _clock_shift_us(self, packet: Packet, until_us: int) -> int:
+        """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept."""
+        window_us = self._window_us()
+        first_us = int(packet.events["t"][0]) if len(packet.events) else until_us
+        elapsed_us = max(round(1e6 * (packet.due_s - self.started_s)) - (until_us - first_us), self._until_us)
+        return (-(-elapsed_us // window_us) - first_us // window_us) * window_us
+
+
+def _close(source: LiveSource | None) -> None:
+    if source is not None:
+        source.close()
