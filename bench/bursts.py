@@ -45,7 +45,7 @@ class BurstHistogram(SpikingNetwork):
         """See Runner."""
         if node.op not in KINDS:
             return
-        theta = self.theta[node.name]
+        theta = self.sizes[node.name]
         counts = torch.round(value if theta is None else value / theta[:, None, None]).abs().long()
         weights = self._fan_out[node.name].double().expand(counts.shape)
         own = np.bincount(counts.flatten().numpy(), weights.flatten().numpy())

@@ -19,7 +19,7 @@ from evburst.models.graph import Graph, Node, Runner
 from evburst.models.runtime import open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.cost import fan_out_maps
-from evburst.models.spiking.network import signal_thresholds
+from evburst.models.spiking.network import spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer
 from evburst.models.tasks import task_of
 
@@ -209,7 +209,7 @@ class Sinabs(Stepped):
         model = TorchGraph(setting.graph, scales)
         snn = from_model(model, num_timesteps=1).spiking_model
         neurons = {name: NeuronLayer(scale, scale * 0, 1) for name, scale in scales.items()}
-        return snn, sinabs.layers.IAFSqueeze, signal_thresholds(setting.graph, neurons)
+        return snn, sinabs.layers.IAFSqueeze, spike_sizes(setting.graph, neurons)
 
     def reset(self) -> None:
         for module in self._model.modules():

@@ -34,9 +34,9 @@ from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
 from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_network, check_numbers, head_of, input_stride
 from evburst.models.schema import parse
-from evburst.models.spiking.network import SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer
-from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from evburst.models.spiking.rounding import Sizes, from_int8, input_sizes, rounded, to_int8
 from evburst.models.tasks import task_of
 
 FORMAT = "evburst-1"
@@ -210,9 +210,9 @@ class Bundle:
         """
         check_network(self.graph, self.head, self.voxel.channels, self.graph.weight_shapes)
         tensors = {f"ann/{name}": tensor.half() for name, tensor in self.graph.tensors.items()}
-        theta = signal_thresholds(self.spiking, self.parameters.neurons)
+        sizes = spike_sizes(self.spiking, self.parameters.neurons)
         for node in (node for node in self.spiking.nodes if node.op == "conv"):
-            tensors |= self._own_weights(node, spike_values(self.spiking, node, theta))
+            tensors |= self._own_weights(node, input_sizes(self.spiking, node, sizes))
         for name, layer in self.parameters.neurons.items():
             tensors |= {f"theta/{name}": layer.theta, f"shift/{name}": layer.shift}
         tensors |= {f"readout/{name}": shift for name, shift in self.parameters.readout_shift.items()}
@@ -227,20 +227,20 @@ class Bundle:
         }
         save_tensors(path, "detector", tensors, metadata)
 
-    def _own_weights(self, conv: Node, values: Tensor | None) -> dict[str, Tensor]:
+    def _own_weights(self, conv: Node, read: Tensor | None) -> dict[str, Tensor]:
         """What of a convolution that spikes does not follow from the ANN's as it is stored."""
         weight, bias, step = f"{conv.name}.weight", f"{conv.name}.bias", self.spiking.tensors.get(f"{conv.name}.step")
         ann, found = self.graph.in_float16().tensors, {}
         own = self.spiking.tensors[weight]
-        if values is None:
+        if read is None:
             if not torch.equal(own, ann[weight]):
                 found[f"spiking/{weight}"] = own.half()
         else:
-            derived = rounded(ann[weight], values) if step is None else from_int8(*to_int8(ann[weight], values, step), values)
+            derived = rounded(ann[weight], read) if step is None else from_int8(*to_int8(ann[weight], read, step), read)
             if step is not None:
                 found[f"spiking_scale/{weight}"] = step
             if not torch.equal(own, derived):
-                found[f"spiking/{weight}"], found[f"spiking_scale/{weight}"] = to_int8(own, values, step)
+                found[f"spiking/{weight}"], found[f"spiking_scale/{weight}"] = to_int8(own, read, step)
         if not torch.equal(self.spiking.tensors[bias], ann[bias]):
             found[f"spiking/{bias}"] = self.spiking.tensors[bias]
         return found
@@ -296,12 +296,12 @@ class Bundle:
             if node.op == "relu"
         }
         readout = {name: tensors[f"readout/{name}"] for name in graph.outputs}
-        theta = signal_thresholds(graph, neurons)
+        sizes = spike_sizes(graph, neurons)
         for node in graph.nodes:
-            if node.op == "max_pool" and theta[node.inputs[0]] is None:
+            if node.op == "max_pool" and sizes[node.inputs[0]] is None:
                 raise CheckpointError(f"node {node.name!r}: a max-pool of something other than spikes")
         parameters = SpikingParameters(content["timesteps"], neurons, readout)
-        return cls(graph, _spiking(graph, theta, tensors), parameters, head, voxel, content["record"])
+        return cls(graph, _spiking(graph, sizes, tensors), parameters, head, voxel, content["record"])
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -378,23 +378,23 @@ def size_in(record: dict[str, Any], key: str = "sensor_size") -> SensorSize | No
     return SensorSize(*size) if isinstance(size, list) and len(size) == 2 else None
 
 
-def _spiking(graph: Graph, theta: Mapping[str, Tensor | None], stored: Mapping[str, Tensor]) -> Graph:
+def _spiking(graph: Graph, sizes: Sizes, stored: Mapping[str, Tensor]) -> Graph:
     """The graph that spikes: what is stored of it, the other weights from the ANN's."""
     tensors = dict(graph.tensors)
     for node in (node for node in graph.nodes if node.op == "conv"):
         weight, bias = f"{node.name}.weight", f"{node.name}.bias"
-        values, own = spike_values(graph, node, theta), stored.get(f"spiking/{weight}")
+        read, own = input_sizes(graph, node, sizes), stored.get(f"spiking/{weight}")
         step = stored.get(f"spiking_scale/{weight}")
-        if (own is not None and own.dtype == torch.int8) and (values is None or step is None):
+        if (own is not None and own.dtype == torch.int8) and (read is None or step is None):
             raise CheckpointError(f"'spiking/{weight}': integers without a scale, or of a convolution that is not rounded")
-        if values is None:
+        if read is None:
             tensors[weight] = tensors[weight] if own is None else own.float()
         elif step is None:
             if own is not None:
                 raise CheckpointError(f"'spiking/{weight}': expected int8 and its scale")
-            tensors[weight] = rounded(tensors[weight], values)
+            tensors[weight] = rounded(tensors[weight], read)
         else:
-            integers = to_int8(tensors[weight], values, step)[0] if own is None else own
-            tensors[weight], tensors[f"{node.name}.step"] = from_int8(integers, step, values), step
+            integers = to_int8(tensors[weight], read, step)[0] if own is None else own
+            tensors[weight], tensors[f"{node.name}.step"] = from_int8(integers, step, read), step
         tensors[bias] = stored.get(f"spiking/{bias}", tensors[bias])
     return Graph(graph.nodes, graph.outputs, tensors)

@@ -82,7 +82,7 @@ class DifferenceNetwork(SpikingNetwork):
             values[node.name] = value[:, None]
             if node.op in ("relu", "max_pool"):
                 silence.read[node.name] = values[node.inputs[0]]
-                silence.counts[node.name] = as_counts(values[node.name], self.theta[node.name]).float()
+                silence.counts[node.name] = as_counts(values[node.name], self.sizes[node.name]).float()
             if node.name in self.graph.outputs:
                 silence.outputs[node.name] = values[node.name]
         return silence
@@ -99,7 +99,7 @@ class DifferenceNetwork(SpikingNetwork):
         return (differences * layer.theta[:, None, None]).flatten(0, 1)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
-        theta = self.theta[node.name]
+        theta = self.sizes[node.name]
         assert theta is not None  # as in SpikingNetwork
         scale = theta[:, None, None]
         counts = torch.round((self._over_time(x) + self._silence.read[node.name]) / scale)

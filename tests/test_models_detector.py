@@ -21,8 +21,8 @@ from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.network import signal_thresholds
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.network import spike_sizes
+from evburst.models.spiking.rounding import input_sizes, rounded
 from tests.conftest import EveryOperation, drawn, spiking
 from tests.helpers.tiny import BINS, TinyNetwork
 
@@ -184,9 +184,9 @@ def test_what_is_loaded_is_what_was_calibrated(
     ann, path = trace(drawn(TwoLevels), torch.zeros(1, 4, 16, 16)).in_float16(), tmp_path / "a.safetensors"
     spiking, parameters = calibrate(ann, record_targets(ann, grid), timesteps, Choice(3))
     if learned:  # as distil.py leaves weights: of 8 bits, but not the ANN's; those of a channel may all be 0
-        theta = signal_thresholds(spiking, parameters.neurons)
+        theta = spike_sizes(spiking, parameters.neurons)
         for node in (node for node in spiking.nodes if node.op == "conv"):
-            values, weight = spike_values(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
+            values, weight = input_sizes(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
             assert values is not None
             other = 0.8 * weight
             other[0] = 0

@@ -164,7 +164,7 @@ def counted(graph: Graph, parameters: SpikingParameters, grid: Tensor) -> tuple[
         def observe(self, node: Node, value: Tensor) -> None:
             super().observe(node, value)
             if node.op in ("relu", "max_pool"):
-                theta = self.theta[node.name]
+                theta = self.sizes[node.name]
                 assert theta is not None
                 counts[node.name] = torch.round(value / theta[:, None, None])[0]
 

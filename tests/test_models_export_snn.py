@@ -31,7 +31,7 @@ from evburst.models.runtime.counting import FanOut, count_spikes, count_spikes_r
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import driven, integer_form
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
 from evburst.models.spiking.rounding import rounded
 from evburst.models.tasks import task_of
 from tests.conftest import ROOT, EveryOperation, FurtherOperations, Grouped, Residual, drawn, in_new_process, spiking
@@ -51,7 +51,7 @@ class Watched(SpikingNetwork):
     def observe(self, node: Node, value: Tensor) -> None:
         if node.op == "input":
             self.counts, self.largest = {}, {}
-        unit = self.theta[node.name]
+        unit = self.sizes[node.name]
         if node.op == "add" and unit is not None:
             self.largest[node.name] = float((value / unit[:, None, None]).max())
         if node.op == "relu":
@@ -195,7 +195,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(("kind", "layers"), [(EveryOperation, 3), (Residual, 8), (Grouped, 5)])
 def test_integer_form_compares_whole_numbers_with_halves(kind: type[nn.Module], layers: int, grid: Tensor) -> None:
     graph, parameters = network(kind, grid, 2)
-    sizes = signal_thresholds(graph, parameters.neurons)
+    sizes = spike_sizes(graph, parameters.neurons)
     assert len(driven(graph)) == layers
 
     def whole_steps_of(sizes: Tensor | None, step: Tensor) -> Tensor:

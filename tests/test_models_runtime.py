@@ -39,9 +39,9 @@ from evburst.models.runtime.int8.simd.emit import AVAILABLE, LANES
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import is_integer
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan
-from evburst.models.spiking.rounding import from_int8, spike_values, to_int8
+from evburst.models.spiking.rounding import from_int8, input_sizes, to_int8
 from tests.conftest import Block, Grouped, Residual, drawn, in_new_process, spiking
 
 integers = pytest.mark.skipif(not AVAILABLE, reason="needs AVX2")
@@ -73,18 +73,18 @@ def exact(graph: Graph, parameters: SpikingParameters, takes_back: bool = False)
     for name, layer in parameters.neurons.items():
         theta = 2.0 ** torch.randint(0, 3, layer.theta.shape, generator=generator)
         neurons[name] = NeuronLayer(theta, torch.round(layer.shift * 64) / 64 - 1, layer.phi, takes_back=takes_back)
-    spike_sizes = signal_thresholds(graph, neurons)
+    sizes = spike_sizes(graph, neurons)
     tensors = {}
     for node in graph.nodes:
         if node.op == "conv":
-            values = spike_values(graph, node, spike_sizes)
-            assert values is not None
+            read = input_sizes(graph, node, sizes)
+            assert read is not None
             for what in ("weight", "bias"):
                 tensor = graph.tensors[f"{node.name}.{what}"]
                 drawn = torch.randint(-42, 43, tensor.shape, generator=generator).float()
                 if what == "weight":
                     drawn.view(len(drawn), -1)[:, 0] = 127.0
-                    drawn /= values[:, None, None]
+                    drawn /= read[:, None, None]
                 tensors[f"{node.name}.{what}"] = drawn / 64
     return Graph(graph.nodes, graph.outputs, tensors), replace(parameters, neurons=neurons)
 
@@ -225,7 +225,7 @@ class SlowIntegers(SpikingNetwork):
         step = next(s for s in self.plan.steps if s.node.name == name)
         assert step.current is not None
         found = reads(step.current.readings[0].signal)
-        values = spike_values(self.graph, conv, self.theta)
+        values = input_sizes(self.graph, conv, self.sizes)
         integers, scale = integer_weights(self.graph.tensors[f"{conv.name}.weight"], found, values)
         total = 0.0
         for item, whole in zip(found, integers, strict=True):
@@ -283,12 +283,12 @@ def test_the_integers_are_those_that_conversion_rounded_to(graph: Graph) -> None
     """Packing finds the same integers again, and they are the weights."""
     grid = grids(2, (12, 20))
     converted, parameters = calibrate(graph, record_targets(graph, grid.float()), 1, Choice(8))
-    network, theta = IntegerNetwork(converted, parameters, 10), signal_thresholds(graph, parameters.neurons)
+    network, theta = IntegerNetwork(converted, parameters, 10), spike_sizes(graph, parameters.neurons)
     network.run(grid)
     plan = compiled(network).plan
     rounded_before = 0
     for conv, signal in (reading for step in plan.steps if step.current is not None for reading in step.current.readings):
-        values = spike_values(converted, conv, theta)
+        values = input_sizes(converted, conv, theta)
         assert values is not None
         weight, own = converted.tensors[f"{conv.name}.weight"], converted.tensors.get(f"{conv.name}.step")
         integers, scale = integer_weights(weight, reads(signal), values, own)

@@ -28,7 +28,7 @@ from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork
-from evburst.models.spiking.rounding import spike_values
+from evburst.models.spiking.rounding import input_sizes
 from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, Residual, drawn
 from tests.differences import DifferenceNetwork
@@ -101,7 +101,7 @@ class IntegerDifferences:
         tensors, total, scale, bias = self.network.graph.tensors, torch.zeros(()), np.zeros(0), 0.0
         for conv, signal in step.current.readings:
             found, a = reads(signal), conv.attrs
-            values = spike_values(self.network.graph, conv, self.network.theta)
+            values = input_sizes(self.network.graph, conv, self.network.sizes)
             whole, scale = integer_weights(tensors[f"{conv.name}.weight"], found, values, tensors.get(f"{conv.name}.step"))
             for item, weights in zip(found, whole, strict=True):
                 x = self.differences[item.source][:, :, item.first : item.first + item.channels]

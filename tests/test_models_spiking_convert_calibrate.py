@@ -24,9 +24,9 @@ from evburst.models.spiking.convert.calibrate import (
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.importance import BACKGROUND, position_weights
 from evburst.models.spiking.integer_form import is_integer
-from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
+from evburst.models.spiking.network import SpikingNetwork, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan, steady_counts
-from evburst.models.spiking.rounding import from_int8, rounded, spike_values, to_int8
+from evburst.models.spiking.rounding import from_int8, input_sizes, rounded, to_int8
 from tests.conftest import activations, spiking
 
 
@@ -117,12 +117,12 @@ def test_weights_are_rounded_before_what_follows_is_calibrated(graph: Graph, gri
     """To 8 bits of their products with the thresholds, of sums with the common unit, in integer form; each by half a step."""
     converted, parameters = calibrate(graph, record_targets(graph, grid), 2, Choice(4))
     assert is_integer(converted, parameters)
-    theta = signal_thresholds(graph, parameters.neurons)
+    theta = spike_sizes(graph, parameters.neurons)
     for node in graph.nodes:
         if node.op != "conv":
             continue
         before, after = (g.tensors[f"{node.name}.weight"] for g in (graph, converted))
-        values = spike_values(graph, node, theta)
+        values = input_sizes(graph, node, theta)
         assert values is not None
         largest = (before * values[:, None, None]).abs().flatten(1).amax(1)
         step = converted.tensors.get(f"{node.name}.step", largest / 127)
@@ -156,11 +156,11 @@ def test_thresholds_whose_spikes_are_added_differ_by_powers_of_two(graph: Graph,
     second, add = stem.theta[4:], next(node.name for node in graph.nodes if node.op == "add")
     power = torch.log2(deep.theta / second)
     assert torch.equal(power, power.round())
-    unit = signal_thresholds(graph, parameters.neurons)[add]
+    unit = spike_sizes(graph, parameters.neurons)[add]
     assert unit is not None
     assert torch.equal(unit, torch.minimum(second, deep.theta))
     parameters.neurons[name] = replace(deep, theta=deep.theta * 1.25)
-    assert signal_thresholds(graph, parameters.neurons)[add] is None
+    assert spike_sizes(graph, parameters.neurons)[add] is None
 
 
 def test_raised_thresholds_fire_less(graph: Graph, grid: Tensor) -> None:

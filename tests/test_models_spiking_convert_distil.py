@@ -23,9 +23,9 @@ from evburst.models.spiking.convert.distil import Descent, Distillation, Progres
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.integer_form import is_integer
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import input_sizes, rounded
 from evburst.models.tasks import divergence, task_of
 from tests.conftest import Block, Grouped, Residual, drawn
 
@@ -187,10 +187,10 @@ def test_nothing_learned_is_nothing_changed(graph: Graph, calibrated: tuple[Grap
         assert torch.allclose(parameters.neurons[name].theta, layer.theta, rtol=1e-6)
         assert torch.equal(parameters.neurons[name].shift, layer.shift)
         assert parameters.neurons[name].phi == layer.phi
-    theta = signal_thresholds(spiking, parameters.neurons)
+    theta = spike_sizes(spiking, parameters.neurons)
     for node in (node for node in spiking.nodes if node.op == "conv"):
         before, after = (graph.tensors[f"{node.name}.weight"] for graph in (calibrated[0], spiking))
-        values = spike_values(spiking, node, theta)
+        values = input_sizes(spiking, node, theta)
         assert values is not None
         products = after * values[:, None, None]  # another step may have been chosen: then weights are rounded again
         assert torch.allclose(before * values[:, None, None], products, atol=float(products.abs().max()) / 127)
@@ -201,12 +201,12 @@ def test_weights_have_8_bits_and_spikes_that_are_added_a_common_unit(
     graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
 ) -> None:
     spiking, parameters = distil(graph, *calibrated, SPEC, batches[:20], Descent(20))
-    theta = signal_thresholds(spiking, parameters.neurons)
+    theta = spike_sizes(spiking, parameters.neurons)
     assert is_integer(spiking, parameters)
     changed = 0
     for node in spiking.nodes:
         if node.op == "conv":
-            values, weight = spike_values(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
+            values, weight = input_sizes(spiking, node, theta), spiking.tensors[f"{node.name}.weight"]
             assert values is not None
             assert torch.equal(rounded(weight, values, spiking.tensors.get(f"{node.name}.step")), weight)
             changed += not torch.equal(weight, calibrated[0].tensors[f"{node.name}.weight"])
@@ -449,13 +449,13 @@ def test_without_its_weights_it_learns_thresholds_and_shifts(
 ) -> None:
     """The weights are the ANN's, rounded to the size of a spike after learning."""
     spiking, parameters = distil(graph, *calibrated, SPEC, batches[:40], Descent(40, weights=False))
-    spike_sizes = signal_thresholds(spiking, parameters.neurons)
+    sizes = spike_sizes(spiking, parameters.neurons)
     for node in spiking.nodes:
         if node.op == "conv":
-            values, name = spike_values(spiking, node, spike_sizes), f"{node.name}.weight"
-            assert values is not None
+            read, name = input_sizes(spiking, node, sizes), f"{node.name}.weight"
+            assert read is not None
             step = spiking.tensors.get(f"{node.name}.step")
-            assert torch.equal(spiking.tensors[name], rounded(graph.tensors[name], values, step))
+            assert torch.equal(spiking.tensors[name], rounded(graph.tensors[name], read, step))
     biases = [name for name in spiking.tensors if name.endswith(".bias") and f"{name[:-5]}.step" in spiking.tensors]
     assert biases  # which hold the shifts
     assert all(not torch.equal(spiking.tensors[name], calibrated[0].tensors[name]) for name in biases)

@@ -20,8 +20,8 @@ from evburst.models.runtime import ENGINES, open_engine
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.convert.score_maps import are_convolutions, fold_score_maps
-from evburst.models.spiking.network import SpikingNetwork, signal_thresholds
-from evburst.models.spiking.rounding import spike_values, to_int8
+from evburst.models.spiking.network import SpikingNetwork, spike_sizes
+from evburst.models.spiking.rounding import input_sizes, to_int8
 from evburst.models.tasks import task_of
 from tests.conftest import EveryOperation, drawn
 
@@ -81,10 +81,10 @@ def test_folding_equals_mapping_the_logits(bundle: Bundle, engine: str, grid: Te
 
 
 def test_integers_of_the_weights_stay(bundle: Bundle) -> None:
-    after, thetas = folded(bundle, *MAPS), signal_thresholds(bundle.spiking, bundle.parameters.neurons)
+    after, thetas = folded(bundle, *MAPS), spike_sizes(bundle.spiking, bundle.parameters.neurons)
     for name in class_maps(bundle):
         node = next(node for node in bundle.spiking.nodes if node.name == name)
-        values = spike_values(bundle.spiking, node, thetas)
+        values = input_sizes(bundle.spiking, node, thetas)
         assert values is not None
         first, second = (to_int8(b.spiking.tensors[f"{name}.weight"], values) for b in (bundle, after))
         assert torch.equal(first[0], second[0])

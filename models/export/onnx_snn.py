@@ -45,8 +45,8 @@ from evburst.models.export.onnx_neurons import clipped, spike_counts
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.cost import fan_out_maps
 from evburst.models.spiking.integer_form import Driven, driven, step_in_use
-from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import spike_values, to_int8
+from evburst.models.spiking.network import SpikingParameters, spike_sizes
+from evburst.models.spiking.rounding import input_sizes, to_int8
 
 INPUT = "input"
 """Name of the input: `(N, 2 * bins, H, W)` uint8 counts."""
@@ -127,7 +127,7 @@ class Signal:
         name: name of the tensor.
         length: number of timesteps, 1 if all are equal.
         low, high: `(C,)` bounds of the counts of each channel; empty if the values are no counts.
-        units: whether the values are counts (in units of `signal_thresholds`), or currents in units of thresholds; otherwise
+        units: whether the values are counts (in units of `spike_sizes`), or currents in units of thresholds; otherwise
             they are the values of the reference engine.
         whole: name of a tensor with the same values as 8-bit integers, "" if there is none.
         pieces: tensors of 8-bit counts that add up to the values, each with the channels `(c,)` it belongs to; empty if 8
@@ -150,7 +150,7 @@ class SpikingWriter:
         self._onnx = OnnxGraph()
         self._graph, self._parameters, self._options = graph, parameters, options
         self._channels, self._timesteps = channels, parameters.timesteps
-        self._theta = signal_thresholds(graph, parameters.neurons)
+        self._sizes = spike_sizes(graph, parameters.neurons)
         drives = [drive for drive in driven(graph) if self._is_whole(drive)]
         self._drives = {conv.name: drive for drive in drives for conv in drive.convs}
         self._sums = {drive.add.name: drive for drive in drives if drive.add}
@@ -161,7 +161,7 @@ class SpikingWriter:
     def _is_whole(self, drive: Driven) -> bool:
         """Whether neurons are driven by a convolution, which is rounded here, or by a sum in integer form."""
         layer = self._parameters.neurons[drive.relu.name]
-        return drive.add is None or step_in_use(self._graph, drive, layer, self._theta) is not None
+        return drive.add is None or step_in_use(self._graph, drive, layer, self._sizes) is not None
 
     def model(self, head: HeadSpec | None) -> Any:
         """Translate the whole network; `head` is needed to decode boxes."""
@@ -208,15 +208,15 @@ class SpikingWriter:
         return signal
 
     def _conv(self, node: Node, x: Signal) -> Signal:
-        window, values = convolution_of(node), spike_values(self._graph, node, self._theta)
+        window, read = convolution_of(node), input_sizes(self._graph, node, self._sizes)
         weight, bias = (self._graph.tensors[f"{node.name}.{what}"] for what in ("weight", "bias"))
         drive = self._drives.get(node.name)
-        if values is None or not x.units:
+        if read is None or not x.units:
             names = [self._onnx.constant(f"{node.name}.{what}", t.numpy()) for what, t in (("weight", weight), ("bias", bias))]
             return Signal(
                 self._onnx.emit("Conv", [self._real(node.inputs[0]), *names], f"{node.name}.current", **window), x.length
             )
-        integers, scale = to_int8(weight, values, self._graph.tensors.get(f"{node.name}.step"))
+        integers, scale = to_int8(weight, read, self._graph.tensors.get(f"{node.name}.step"))
         source = x.name
         if x.pieces and node.attrs["groups"] == 1:  # a weight is repeated for every piece of its channel
             joined = self._onnx.emit("Concat", [name for name, _ in x.pieces], f"{node.name}.pieces", axis=1)
@@ -287,7 +287,7 @@ class SpikingWriter:
         return self._counts(name, node, x.length, x.low, x.high) if x.units else Signal(name, x.length)
 
     def _concat(self, node: Node, *parts: Signal) -> Signal:
-        length, units = max(part.length for part in parts), self._theta[node.name] is not None
+        length, units = max(part.length for part in parts), self._sizes[node.name] is not None
         names = [part.name if units else self._real(name) for name, part in zip(node.inputs, parts, strict=True)]
         aligned = [self._onnx.repeated(name, part.length, length) for name, part in zip(names, parts, strict=True)]
         joined = self._onnx.emit("Concat", aligned, f"{node.name}.joined", axis=1)
@@ -307,16 +307,16 @@ class SpikingWriter:
     def _add(self, node: Node, *parts: Signal) -> Signal:
         if node.name in self._sums:
             return self._sum_of_currents(node, self._sums[node.name], parts)
-        length, unit = max(part.length for part in parts), self._theta[node.name]
+        length, size = max(part.length for part in parts), self._sizes[node.name]
         names = []
         low, high = np.zeros_like(parts[0].low), np.zeros_like(parts[0].high)
         for k, (source, part) in enumerate(zip(node.inputs, parts, strict=True)):
-            if unit is None:
+            if size is None:
                 name = self._real(source)
             else:
-                theta = self._theta[source]
-                assert theta is not None  # a sum only has a unit if all of its parts have one
-                multiple = torch.round(theta / unit)
+                own = self._sizes[source]
+                assert own is not None  # a sum only has a size if all of its parts have one
+                multiple = torch.round(own / size)
                 spikes = multiple.numpy().astype(np.int64)  # of the sum, for one of this part
                 low, high = low + part.low * spikes, high + part.high * spikes
                 name = part.name
@@ -325,7 +325,7 @@ class SpikingWriter:
                     name = self._onnx.emit("Mul", [name, column], f"{node.name}.spike_size{k}.x")
             names.append(self._onnx.repeated(name, part.length, length))
         total = self._onnx.emit("Add", names, f"{node.name}.sum")
-        if unit is None:
+        if size is None:
             return Signal(total, length)
         signal = self._counts(total, node, length, low, high)
         return signal if signal.whole or low.min() < 0 else replace(signal, pieces=self._pieces(total, node, names, high))
@@ -335,10 +335,10 @@ class SpikingWriter:
         step, length = self._graph.tensors[f"{drive.convs[0].name}.step"].double(), max(part.length for part in parts)
         names = []
         for source, part in zip(node.inputs, parts, strict=True):
-            name, theta = part.name, self._theta[source]
+            name, size = part.name, self._sizes[source]
             if source in drive.spikes:
-                assert theta is not None  # see `_is_whole`
-                column = self._onnx.column(f"{node.name}.spike_size", torch.round(theta.double() / step))
+                assert size is not None  # see `_is_whole`
+                column = self._onnx.column(f"{node.name}.spike_size", torch.round(size.double() / step))
                 name = self._onnx.emit("Mul", [name, column], f"{node.name}.spikes")
             names.append(self._onnx.repeated(name, part.length, length))
         gain = self._onnx.column(f"{node.name}.gain", step / self._parameters.neurons[drive.relu.name].theta.double())
@@ -359,12 +359,12 @@ class SpikingWriter:
 
     def _real(self, source: str) -> str:
         """Add the value of a node as in the reference engine: counts times the value of one count."""
-        signal, theta = self._signals[source], self._theta[source]
-        if not signal.units or theta is None:  # the value of an input count is 1
+        signal, size = self._signals[source], self._sizes[source]
+        if not signal.units or size is None:  # the size of an input count is 1
             return signal.name
         name = f"{source}.real"
         if not self._onnx.has(name):
-            self._onnx.emit("Mul", [signal.name, self._onnx.column(f"{source}.theta", theta)], name)
+            self._onnx.emit("Mul", [signal.name, self._onnx.column(f"{source}.size", size)], name)
         return name
 
     def _read_out(self, output: str) -> str:

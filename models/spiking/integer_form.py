@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from evburst.models.graph import Graph, Node
-from evburst.models.spiking.network import SpikingParameters, signal_thresholds
+from evburst.models.spiking.network import SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer
-from evburst.models.spiking.rounding import LARGEST, Sizes, from_int8, rounded, spike_values, to_int8
+from evburst.models.spiking.rounding import LARGEST, Sizes, from_int8, input_sizes, rounded, to_int8
 
 EXACT = 2**20
 """Largest threshold and bias in steps: up to here, a neuron's float32 arithmetic errs by less than a quarter of a step."""
@@ -82,13 +82,13 @@ def choose_steps(
     layer: NeuronLayer,
     constant: Tensor,
     timesteps: int,
-    unit: Tensor | None = None,
+    size: Tensor | None = None,
     kept: Tensor | None = None,
 ) -> Steps:
     """Choose the step of each output channel so that its threshold is an odd number of steps.
 
     The number is the nearest to the threshold in steps of `to_int8`, so that weights that are whole already stay the same; if
-    the threshold is only a few steps, it is the next lower one, so that no weight exceeds 127. With a unit, the unit is a whole
+    the threshold is only a few steps, it is the next lower one, so that no weight exceeds 127. With `size`, that is a whole
     number of steps, and the threshold becomes the nearest odd number of them.
 
     Args:
@@ -96,16 +96,16 @@ def choose_steps(
         layer: the neurons.
         constant: `(O,)` constant current per timestep.
         timesteps: T.
-        unit: `(O,)` value of the spikes that are added to the currents of convolutions.
-        kept: `(O,)` numbers of steps, of the unit or else of the threshold, that are chosen again where no weight exceeds 127
+        size: `(O,)` value of the spikes that are added to the currents of convolutions.
+        kept: `(O,)` numbers of steps, of the size or else of the threshold, that are chosen again where no weight exceeds 127
             and the next larger number would be the best at most. Weights that are whole may have lost their largest fraction,
             so that they alone do not tell.
     """
     theta, most = layer.theta.double(), layer.phi * timesteps
     least = torch.maximum(largest.double() / LARGEST, torch.maximum(constant.double().abs(), theta * most) / EXACT)
-    divided = theta if unit is None else unit.double()
+    divided = theta if size is None else size.double()
     ratio = divided / least
-    if unit is None:
+    if size is None:
         below = 2 * torch.floor((ratio - 1) / 2).clamp_min(0) + 1
         number = torch.where((below > LARGEST) & (below + 1 < ratio), below + 2, below)
     else:
@@ -113,7 +113,7 @@ def choose_steps(
     if kept is not None:
         number = torch.where((kept <= ratio * (1 + 0.5 / LARGEST)) & (kept >= number - 2), kept.double(), number)
     step = (divided / number).float()
-    if unit is None:
+    if size is None:
         return Steps(step, layer.theta)
     odd = 2 * torch.round((theta / step.double() - 1) / 2).clamp_min(0) + 1
     odd -= 2 * ((odd * step > layer.ceiling) & (odd > 1))
@@ -121,9 +121,9 @@ def choose_steps(
 
 
 def can_be_whole(graph: Graph, drive: Driven, sizes: Sizes) -> bool:
-    """Whether what drives a layer can be whole steps: not currents, averages, or sums of spikes without a common unit."""
+    """Whether what drives a layer can be whole steps: not currents, averages, or sums of spikes without a common size."""
     spikes = [sizes[name] for name in drive.spikes]
-    return all(spike_values(graph, conv, sizes) is not None for conv in drive.convs) and all(
+    return all(input_sizes(graph, conv, sizes) is not None for conv in drive.convs) and all(
         size is not None and len(size) == len(graph.tensors[f"{drive.convs[0].name}.bias"]) for size in spikes
     )
 
@@ -133,12 +133,12 @@ def steps_of(
 ) -> Steps:
     """Choose the steps of a layer that `can_be_whole`; see `choose_steps`."""
     products = [
-        (graph.tensors[f"{conv.name}.weight"] * spike_values(graph, conv, sizes)[..., None, None]).abs().flatten(1).amax(1)  # type: ignore[index]
+        (graph.tensors[f"{conv.name}.weight"] * input_sizes(graph, conv, sizes)[..., None, None]).abs().flatten(1).amax(1)  # type: ignore[index]
         for conv in drive.convs
     ]
     largest = torch.stack(products).amax(0)
-    unit = sizes[drive.spikes[0]] if drive.spikes else None
-    return choose_steps(largest, layer, constant_current(graph, drive) + layer.shift, timesteps, unit, kept)
+    size = sizes[drive.spikes[0]] if drive.spikes else None
+    return choose_steps(largest, layer, constant_current(graph, drive) + layer.shift, timesteps, size, kept)
 
 
 def constant_current(graph: Graph, drive: Driven) -> Tensor:
@@ -150,9 +150,9 @@ def whole_weights(graph: Graph, drive: Driven, sizes: Sizes, step: Tensor) -> di
     """The weights and steps of a layer in `integer_form`."""
     tensors: dict[str, Tensor] = {}
     for conv in drive.convs:
-        weight, values = graph.tensors[f"{conv.name}.weight"], spike_values(graph, conv, sizes)
-        assert values is not None  # see `can_be_whole`
-        tensors |= {f"{conv.name}.weight": from_int8(*to_int8(weight, values, step), values), f"{conv.name}.step": step.clone()}
+        weight, read = graph.tensors[f"{conv.name}.weight"], input_sizes(graph, conv, sizes)
+        assert read is not None  # see `can_be_whole`
+        tensors |= {f"{conv.name}.weight": from_int8(*to_int8(weight, read, step), read), f"{conv.name}.step": step.clone()}
     return tensors
 
 
@@ -180,7 +180,7 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
     """
     neurons, found = dict(parameters.neurons), set[str]()
     for drive in driven(graph):
-        sizes, layer = signal_thresholds(graph, neurons), neurons[drive.relu.name]
+        sizes, layer = spike_sizes(graph, neurons), neurons[drive.relu.name]
         if not can_be_whole(graph, drive, sizes):
             continue
         step = step_in_use(graph, drive, layer, sizes)
@@ -192,7 +192,7 @@ def integer_form(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, Sp
         neurons[drive.relu.name] = replace(layer, shift=torch.zeros_like(layer.shift))
         graph = Graph(graph.nodes, graph.outputs, graph.tensors | tensors)
         found |= {conv.name for conv in drive.convs}
-    tensors = _rounded_again(graph, signal_thresholds(graph, parameters.neurons), signal_thresholds(graph, neurons), found)
+    tensors = _rounded_again(graph, spike_sizes(graph, parameters.neurons), spike_sizes(graph, neurons), found)
     return Graph(graph.nodes, graph.outputs, graph.tensors | tensors), replace(parameters, neurons=neurons)
 
 
@@ -200,7 +200,7 @@ def _rounded_again(graph: Graph, before: Sizes, after: Sizes, whole: set[str]) -
     """Weights of convolutions that are not in `whole`, and that read spikes whose size has changed."""
     tensors = {}
     for conv in (node for node in graph.nodes if node.op == "conv" and node.name not in whole):
-        old, new = (spike_values(graph, conv, sizes) for sizes in (before, after))
+        old, new = (input_sizes(graph, conv, sizes) for sizes in (before, after))
         if new is not None and (old is None or not torch.equal(old, new)):
             name = f"{conv.name}.weight"
             tensors[name] = rounded(graph.tensors[name], new, graph.tensors.get(f"{conv.name}.step"))
@@ -209,7 +209,7 @@ def _rounded_again(graph: Graph, before: Sizes, after: Sizes, whole: set[str]) -
 
 def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
     """Whether a network is in `integer_form`."""
-    sizes = signal_thresholds(graph, parameters.neurons)
+    sizes = spike_sizes(graph, parameters.neurons)
     for drive in driven(graph):
         layer = parameters.neurons[drive.relu.name]
         if can_be_whole(graph, drive, sizes) and (bool(layer.shift.any()) or step_in_use(graph, drive, layer, sizes) is None):
@@ -219,7 +219,7 @@ def is_integer(graph: Graph, parameters: SpikingParameters) -> bool:
 
 def without_integer_form(graph: Graph, parameters: SpikingParameters) -> list[str]:
     """Layers of neurons that `integer_form` leaves as they are, by name, in order."""
-    sizes = signal_thresholds(graph, parameters.neurons)
+    sizes = spike_sizes(graph, parameters.neurons)
     whole = {drive.relu.name for drive in driven(graph) if can_be_whole(graph, drive, sizes)}
     return [node.name for node in graph.nodes if node.op == "relu" and node.name not in whole]
 

@@ -97,13 +97,13 @@ class SpikingNetwork(Runner):
 
     Attributes:
         parameters: as given.
-        theta: by node, see `signal_thresholds`.
+        sizes: by node, see `spike_sizes`.
     """
 
     def __init__(self, graph: Graph, parameters: SpikingParameters) -> None:
         super().__init__(graph)
         self.parameters = parameters
-        self.theta = signal_thresholds(graph, parameters.neurons)
+        self.sizes = spike_sizes(graph, parameters.neurons)
         self._costs: dict[tuple[object, ...], tuple[dict[str, Tensor], dict[str, int]]] = {}
         self._constant = _constant_nodes(graph)
         self._counted: list[Counted] = []
@@ -243,9 +243,9 @@ class SpikingNetwork(Runner):
         return None if self._resting is None else self._resting[node.name][self._elapsed : self._elapsed + self._timesteps]
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
-        theta = self.theta[node.inputs[0]]
-        assert theta is not None  # the tracer accepts a max-pool on spikes only
-        scale = theta.to(x.device)[:, None, None]
+        size = self.sizes[node.inputs[0]]
+        assert size is not None  # the tracer accepts a max-pool on spikes only
+        scale = size.to(x.device)[:, None, None]
         summed = torch.round(x / scale).reshape(-1, self._images, *x.shape[1:]).cumsum(0)
         before = torch.zeros_like(summed[:1])
         if self._state is not None:
@@ -263,9 +263,9 @@ class SpikingNetwork(Runner):
         return torch.diff(pooled.reshape(-1, self._images, *pooled.shape[1:]), dim=0)
 
     def hold(self, node: Node, x: Tensor, grid: Tensor) -> Tensor:
-        spikes, theta = super().hold(node, x, grid), self.theta[node.name]
-        assert theta is not None  # it holds spikes of neurons
-        counts = torch.round(spikes / theta.to(spikes.device)[:, None, None]).reshape(-1, self._images, *spikes.shape[1:])
+        spikes, size = super().hold(node, x, grid), self.sizes[node.name]
+        assert size is not None  # it holds spikes of neurons
+        counts = torch.round(spikes / size.to(spikes.device)[:, None, None]).reshape(-1, self._images, *spikes.shape[1:])
         totals = count_spikes(counts, self._fan_out[node.name], self._resting_of(node))
         self._counted.append(Counted(node.name, "memory", 0, totals))
         return spikes
@@ -295,32 +295,32 @@ def _constant_nodes(graph: Graph) -> frozenset[str]:
     return frozenset(constant)
 
 
-def signal_thresholds(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:
+def spike_sizes(graph: Graph, neurons: Mapping[str, NeuronLayer]) -> dict[str, Tensor | None]:
     """Value of one spike, per channel, for every node whose values are integer multiples of it; None for the others.
 
     For neurons and nodes that pass their spikes on, it is the threshold. For a sum of spikes whose thresholds differ by powers
     of two (as calibration arranges), it is the lowest of them.
     """
-    units: dict[str, Tensor | None] = {}
+    sizes: dict[str, Tensor | None] = {}
     for node in graph.nodes:
-        sources = [units[name] for name in node.inputs]
-        known = [theta for theta in sources if theta is not None]
+        sources = [sizes[name] for name in node.inputs]
+        known = [size for size in sources if size is not None]
         if node.op == "relu":
-            units[node.name] = neurons[node.name].theta if node.name in neurons else None
+            sizes[node.name] = neurons[node.name].theta if node.name in neurons else None
         elif node.op == "hold":
-            units[node.name] = sources[0]
+            sizes[node.name] = sources[0]
         elif node.op in ("max_pool", "upsample", "concat") and len(known) == len(sources):
-            units[node.name] = torch.cat(known)
+            sizes[node.name] = torch.cat(known)
         elif node.op == "slice" and known:
-            units[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
+            sizes[node.name] = known[0][node.attrs["start"] : node.attrs["stop"]]
         elif node.op == "add" and len(known) == len(sources):
-            units[node.name] = _common_unit(*known)
+            sizes[node.name] = _common_size(*known)
         else:
-            units[node.name] = None
-    return units
+            sizes[node.name] = None
+    return sizes
 
 
-def _common_unit(a: Tensor, b: Tensor) -> Tensor | None:
+def _common_size(a: Tensor, b: Tensor) -> Tensor | None:
     """Per channel, the lower of two thresholds if the other is a power-of-two multiple of it everywhere; else None."""
     same = torch.frexp(a).mantissa == torch.frexp(b).mantissa
     return torch.minimum(a, b) if bool(same.all()) else None

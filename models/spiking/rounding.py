@@ -28,40 +28,40 @@ SMALLEST_SCALE = 2.0**-67
 
 
 Sizes = Mapping[str, Tensor | None]
-"""Value of a spike of every node, of `signal_thresholds` (network.py)."""
+"""Value of a spike of every node, of `spike_sizes` (network.py)."""
 
 
-def spike_values(graph: Graph, conv: Node, theta: Sizes) -> Tensor | None:
+def input_sizes(graph: Graph, conv: Node, sizes: Sizes) -> Tensor | None:
     """Value of the counts that the weights of a convolution multiply: `(C,)`, equal for all output channels, or of a grouped
     convolution `(O, C / groups)`.
 
-    None if the convolution's weights are not rounded: of those that read currents, averages, or sums without a common unit.
+    None if the convolution's weights are not rounded: of those that read currents, averages, or sums without a common size.
 
     Args:
         graph: the network.
         conv: the convolution.
-        theta: value of a spike of every node.
+        sizes: value of a spike of every node.
     """
     source, groups = conv.inputs[0], conv.attrs["groups"]
     if any(node.name == source and node.op == "input" for node in graph.nodes):
         weight = graph.tensors[f"{conv.name}.weight"]
         return weight.new_ones(weight.shape[1])
-    values = theta[source]
-    if values is None or groups == 1:
-        return values
+    read = sizes[source]
+    if read is None or groups == 1:
+        return read
     outputs = len(graph.tensors[f"{conv.name}.bias"])
-    return values.reshape(groups, -1).repeat_interleave(outputs // groups, 0)
+    return read.reshape(groups, -1).repeat_interleave(outputs // groups, 0)
 
 
-def to_int8(weight: Tensor, values: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def to_int8(weight: Tensor, sizes: Tensor, step: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights `(O, C / groups, kh, kw)` as int8, and the scale of each output channel, `(O,)` float32.
 
     Args:
         weight: float32.
-        values: from `spike_values`.
+        sizes: from `input_sizes`.
         step: the scale, from `choose_steps` (integer_form.py); None makes the largest product of a channel 127.
     """
-    products = (weight * values[..., None, None]).double()
+    products = (weight * sizes[..., None, None]).double()
     if step is not None:
         integers = torch.round(products / step.double()[:, None, None, None]).clamp(-LARGEST, LARGEST)
         return integers.to(torch.int8), step
@@ -77,9 +77,9 @@ def short(scale: Tensor) -> Tensor:
     return kept * (scale / mantissa)  # the quotient is a power of two
 
 
-def from_int8(integers: Tensor, scale: Tensor, values: Tensor) -> Tensor:
+def from_int8(integers: Tensor, scale: Tensor, sizes: Tensor) -> Tensor:
     """The float32 weights that equal these integers exactly; inverse of `to_int8`."""
-    return integers.float() * scale[:, None, None, None] / values[..., None, None]
+    return integers.float() * scale[:, None, None, None] / sizes[..., None, None]
 
 
 def has_kernels(tensor: Tensor) -> bool:
@@ -87,25 +87,25 @@ def has_kernels(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def rounded(weight: Tensor, values: Tensor, step: Tensor | None = None) -> Tensor:
+def rounded(weight: Tensor, sizes: Tensor, step: Tensor | None = None) -> Tensor:
     """Round weights as `to_int8` followed by `from_int8` does, bit for bit; on the CPU in one pass.
 
     Args:
-        weight, values, step: as for `to_int8`.
+        weight, sizes, step: as for `to_int8`.
     """
     if not has_kernels(weight):
-        return from_int8(*to_int8(weight, values, step), values)
+        return from_int8(*to_int8(weight, sizes, step), sizes)
     out = torch.empty_like(weight, memory_format=torch.contiguous_format)
     shape = len(weight), weight.shape[1], -1
     steps = torch.zeros(len(weight)) if step is None else step
-    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), values.expand(shape[:2]), steps))
+    arrays = (x.detach().contiguous().numpy() for x in (weight.reshape(shape), sizes.expand(shape[:2]), steps))
     _round(*arrays, out.view(shape).numpy())
     return out
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
-    """`rounded` for `(O, C, kh * kw)` float32 and values `(O, C)`; a step of 0: the one that makes the largest product 127."""
+def _round(weight, sizes, steps, out):  # type: ignore[no-untyped-def]
+    """`rounded` for `(O, C, kh * kw)` float32 and sizes `(O, C)`; a step of 0: the one that makes the largest product 127."""
     outputs, channels, taps = weight.shape
     for o in numba.prange(outputs):
         scale = np.float64(steps[o])
@@ -113,11 +113,11 @@ def _round(weight, values, steps, out):  # type: ignore[no-untyped-def]
             largest = np.float32(0)
             for c in range(channels):
                 for k in range(taps):
-                    largest = max(largest, abs(weight[o, c, k] * values[o, c]))
+                    largest = max(largest, abs(weight[o, c, k] * sizes[o, c]))
             mantissa, exponent = math.frexp(max(np.float64(largest) / LARGEST, SMALLEST_SCALE))
             scale = np.float64(math.ldexp(np.rint(mantissa * 2.0**MANTISSA) / 2.0**MANTISSA, exponent))
         for c in range(channels):
             for k in range(taps):
-                integer = np.rint(np.float64(weight[o, c, k] * values[o, c]) / scale)
+                integer = np.rint(np.float64(weight[o, c, k] * sizes[o, c]) / scale)
                 integer = min(max(integer, -LARGEST), LARGEST)
-                out[o, c, k] = np.float32(integer) * np.float32(scale) / values[o, c]
+                out[o, c, k] = np.float32(integer) * np.float32(scale) / sizes[o, c]

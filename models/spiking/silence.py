@@ -52,13 +52,13 @@ def resting_counts(network: SpikingNetwork, grid: Tensor, timesteps: int) -> dic
         network, grid, timesteps: as for `silent_values`.
     """
     return {
-        node.name: as_counts(value, network.theta[node.name])
+        node.name: as_counts(value, network.sizes[node.name])
         for node, value in silent_values(network, grid, timesteps)
         if node.op in ("relu", "max_pool", "hold")
     }
 
 
-def as_counts(value: Tensor, theta: Tensor | None) -> Tensor:
+def as_counts(value: Tensor, size: Tensor | None) -> Tensor:
     """Spike counts int16 of a value of neurons or a max-pool, `(..., C, H, W)`, given the value of one spike, `(C,)`."""
-    assert theta is not None  # only sums of spikes and currents have none
-    return torch.round(value / theta.to(value.device)[:, None, None]).to(torch.int16)
+    assert size is not None  # only sums of spikes and currents have none
+    return torch.round(value / size.to(value.device)[:, None, None]).to(torch.int16)

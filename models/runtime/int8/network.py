@@ -29,7 +29,7 @@ from evburst.models.runtime.int8.quantise import PackedWeights, Unpacked, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
 from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
-from evburst.models.spiking.rounding import spike_values
+from evburst.models.spiking.rounding import input_sizes
 from evburst.models.spiking.silence import as_counts
 
 _AS_LAYER_STATS = [0, 1, 3, 2, 4, 5, 7]
@@ -116,7 +116,7 @@ class IntegerNetwork(SpikingNetwork):
     def _resting_of_values(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Counts `(T, C, H, W)` of nodes that the reference engine computed, given their values for a window without events."""
         return {
-            node.name: as_counts(value.reshape(-1, self._images, *value.shape[1:])[:, 0], self.theta[node.name])
+            node.name: as_counts(value.reshape(-1, self._images, *value.shape[1:])[:, 0], self.sizes[node.name])
             for node in self.graph.nodes
             if node.op in ("relu", "max_pool") and (value := values.get(node.name)) is not None
         }
@@ -133,8 +133,8 @@ class IntegerNetwork(SpikingNetwork):
         return self._weights[key]
 
     def _unpacked(self, conv: Node, signal: Signal) -> Unpacked:
-        tensors, values = self.graph.tensors, spike_values(self.graph, conv, self.theta)
-        return Unpacked(tensors[f"{conv.name}.weight"], reads(signal), values, tensors.get(f"{conv.name}.step"))
+        tensors, read = self.graph.tensors, input_sizes(self.graph, conv, self.sizes)
+        return Unpacked(tensors[f"{conv.name}.weight"], reads(signal), read, tensors.get(f"{conv.name}.step"))
 
     def _by_reference(self, step: Step, program: Program, values: dict[str, Tensor]) -> None:
         """Compute a node with the reference engine; spikes that it emits are written to the arena as counts."""

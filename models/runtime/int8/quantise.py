@@ -47,24 +47,24 @@ class PackedWeights:
 
 
 def integer_weights(
-    weight: Tensor, sources: Sequence[Read], values: Tensor | None, step: Tensor | None = None
+    weight: Tensor, sources: Sequence[Read], sizes: Tensor | None, step: Tensor | None = None
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.float32]]:
     """Compute the integers that multiply the counts of each source.
 
     Args:
         weight: `(O, C, kh, kw)` float32.
         sources: everything that the convolution reads.
-        values: of `spike_values`; None if its weights are not rounded in conversion.
+        sizes: of `input_sizes`; None if its weights are not rounded in conversion.
         step: `(O,)` the step that the weights are multiples of, if the network is in integer form (`integer_form`).
 
     Returns:
         The integers of each source `(O, C, kh, kw)`, and the scale of each output channel `(O,)`.
     """
     largest = 128 * _largest_in_a_plane(sources) + 63
-    if values is not None:
-        integers, scale = to_int8(weight, values, step)
+    if sizes is not None:
+        integers, scale = to_int8(weight, sizes, step)
         units = integers.numpy().astype(np.float64)
-        exact = [read.weights(units, 1 / values.numpy().astype(np.float64)) for read in sources]
+        exact = [read.weights(units, 1 / sizes.numpy().astype(np.float64)) for read in sources]
         nearest = [np.rint(part) for part in exact]
         pairs = list(zip(exact, nearest, strict=True))
         if all(np.allclose(a, b, rtol=0, atol=1e-3) and np.abs(b).max() <= largest for a, b in pairs):
@@ -90,12 +90,12 @@ class Unpacked(NamedTuple):
     Attributes:
         weight: `(O, C, kh, kw)` float32.
         sources: everything that it reads.
-        values, step: as in `integer_weights`.
+        sizes, step: as in `integer_weights`.
     """
 
     weight: Tensor
     sources: Sequence[Read]
-    values: Tensor | None
+    sizes: Tensor | None
     step: Tensor | None = None
 
 

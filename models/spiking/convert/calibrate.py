@@ -47,7 +47,7 @@ from evburst.models.spiking.integer_form import (
 )
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.rounding import Sizes, input_sizes, rounded
 
 LEVELS = {"none": False, "light": True, "advanced": True}
 """Whether calibration corrects: thresholds are fitted to the spiking network's currents instead of the ANN's, and currents
@@ -163,16 +163,16 @@ def calibrate(
         if node.op == "conv":
             if node.name in readers:
                 sources[node.name] = values[node.inputs[0]]
-            if (counts := spike_values(graph, node, network.theta)) is not None:
-                tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], counts)
+            if (read := input_sizes(graph, node, network.sizes)) is not None:
+                tensors[f"{node.name}.weight"] = rounded(graph.tensors[f"{node.name}.weight"], read)
             network = network.with_layers(tensors, neurons)
         elif node.name in adders:
             sources |= {name: values[name] for name in adders[node.name].spikes}
         elif node.op == "relu":
             fit = _Layer(node, targets, timesteps, choices[node.name], corrects)
             drive = drives.get(node.name)
-            layer = fit.fitted(values[node.inputs[0]], _units_added_to(graph, node, network.theta))
-            if drive and can_be_whole(graph, drive, network.theta):
+            layer = fit.fitted(values[node.inputs[0]], _sizes_added_to(graph, node, network.sizes))
+            if drive and can_be_whole(graph, drive, network.sizes):
                 own, layer, values[node.inputs[0]] = _whole(network, drive, graph, fit, layer, sources)
                 tensors |= own
             else:
@@ -199,8 +199,8 @@ def _whole(
         fit, layer: its neurons, without a shift.
         sources: what its convolutions read, and the spikes that are added to their currents.
     """
-    step, theta = steps_of(graph, drive, layer, network.theta, network.parameters.timesteps)
-    tensors = whole_weights(graph, drive, network.theta, step)
+    step, theta = steps_of(graph, drive, layer, network.sizes, network.parameters.timesteps)
+    tensors = whole_weights(graph, drive, network.sizes, step)
     rounded_network = network.with_layers(network.graph.tensors | tensors, network.parameters.neurons)
     parts = {conv.name: rounded_network.conv(conv, sources[conv.name]) for conv in drive.convs}
     if drive.add is None:
@@ -223,10 +223,10 @@ def _readout_shift(targets: Targets, name: str, value: Tensor, corrects: bool) -
     return gap if corrects else torch.zeros_like(gap)
 
 
-def _units_added_to(graph: Graph, node: Node, theta: Mapping[str, Tensor | None]) -> list[Tensor]:
+def _sizes_added_to(graph: Graph, node: Node, sizes: Sizes) -> list[Tensor]:
     """Thresholds, `(C,)` each, of the spikes that a relu's spikes are added to, where they are known already."""
     names = [name for add in graph.nodes if add.op == "add" and node.name in add.inputs for name in add.inputs]
-    return [unit for name in names if name != node.name and (unit := theta[name]) is not None]
+    return [size for name in names if name != node.name and (size := sizes[name]) is not None]
 
 
 class _Layer:
@@ -244,18 +244,18 @@ class _Layer:
         self._expected = activation(targets.currents[node.inputs[0]].float(), **node.attrs)
         self._weights = targets.weights(*self._expected.shape[-2:])
 
-    def fitted(self, current: Tensor, units: list[Tensor]) -> NeuronLayer:
+    def fitted(self, current: Tensor, sizes: list[Tensor]) -> NeuronLayer:
         """The neurons, without a shift.
 
         Args:
             current: `(T * N, C, h, w)`, or `(N, C, h, w)` if it is the same at every timestep.
-            units: of `_units_added_to`.
+            sizes: of `_sizes_added_to`.
         """
         current = current.reshape(-1, *self._expected.shape).contiguous()
         slope = self._node.attrs.get("negative_slope", 0.0)
         driving = activation(over_time(current), negative_slope=slope) if self._corrects else self._expected
         theta = thresholds_for(self._node, self._choice, driving, self._expected, self._weights, self._timesteps)
-        return _with_common_unit(raised(self._node, theta, self._choice), units)
+        return _with_common_size(raised(self._node, theta, self._choice), sizes)
 
     def shifted(self, current: Tensor, layer: NeuronLayer) -> NeuronLayer:
         """The layer with the shift that brings its weighted mean output closest to the expected one, if the level corrects."""
@@ -274,15 +274,15 @@ class _Layer:
         return best
 
 
-def _with_common_unit(layer: NeuronLayer, units: list[Tensor]) -> NeuronLayer:
+def _with_common_size(layer: NeuronLayer, sizes: list[Tensor]) -> NeuronLayer:
     """The layer with thresholds rounded to the nearest power of two of those its spikes are added to.
 
-    The sum then has a unit of its own (see `signal_thresholds`), and one 8-bit weight fits all of its summands.
+    The sum then has a size of its own (see `spike_sizes`), and one 8-bit weight fits all of its summands.
     """
-    for unit in units:
-        power = torch.round(torch.log2(layer.theta / unit)).clamp(-MOST_DOUBLINGS, MOST_DOUBLINGS)
-        power -= (unit * 2.0**power > layer.ceiling).float()
-        layer = replace(layer, theta=unit * 2.0**power)
+    for size in sizes:
+        power = torch.round(torch.log2(layer.theta / size)).clamp(-MOST_DOUBLINGS, MOST_DOUBLINGS)
+        power -= (size * 2.0**power > layer.ceiling).float()
+        layer = replace(layer, theta=size * 2.0**power)
     return layer
 
 

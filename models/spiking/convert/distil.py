@@ -27,8 +27,8 @@ from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.integer_form import can_be_whole, driven, integer_form
-from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import rounded, spike_values
+from evburst.models.spiking.network import SpikingParameters, spike_sizes
+from evburst.models.spiking.rounding import input_sizes, rounded
 from evburst.models.tasks import divergence
 
 WARM_UP = 10
@@ -292,13 +292,13 @@ def _unfolded(folded: SpikingParameters, before: SpikingParameters) -> SpikingPa
 @torch.no_grad()
 def _rounded(graph: Graph, parameters: SpikingParameters) -> tuple[Graph, SpikingParameters]:
     """Round weights to 8 bits, or to half precision where they are not integers, and bring layers into `integer_form`."""
-    theta = signal_thresholds(graph, parameters.neurons)
+    sizes = spike_sizes(graph, parameters.neurons)
     tensors = {name: tensor.detach() for name, tensor in graph.tensors.items()}
-    integer = {conv.name for drive in driven(graph) if can_be_whole(graph, drive, theta) for conv in drive.convs}
+    integer = {conv.name for drive in driven(graph) if can_be_whole(graph, drive, sizes) for conv in drive.convs}
     for node in (node for node in graph.nodes if node.op == "conv"):
-        weight, values = f"{node.name}.weight", spike_values(graph, node, theta)
-        if values is None:
+        weight, read = f"{node.name}.weight", input_sizes(graph, node, sizes)
+        if read is None:
             tensors[weight] = tensors[weight].half().float()
         elif node.name not in integer:  # the others are rounded once, by `integer_form`
-            tensors[weight] = rounded(tensors[weight], values)
+            tensors[weight] = rounded(tensors[weight], read)
     return integer_form(Graph(graph.nodes, graph.outputs, tensors), parameters)

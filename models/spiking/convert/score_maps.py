@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from evburst.models.graph import Graph
-from evburst.models.spiking.network import SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import from_int8, short, spike_values, to_int8
+from evburst.models.spiking.network import SpikingParameters, spike_sizes
+from evburst.models.spiking.rounding import from_int8, input_sizes, short, to_int8
 
 
 def are_convolutions(graph: Graph, outputs: Sequence[str]) -> bool:
@@ -41,7 +41,7 @@ def fold_score_maps(
         The ANN, the spiking graph and its parameters.
     """
     nodes = {node.name: node for node in spiking.nodes}
-    thetas = signal_thresholds(spiking, parameters.neurons)
+    sizes = spike_sizes(spiking, parameters.neurons)
     ann_tensors, tensors, shifts = dict(ann.tensors), dict(spiking.tensors), dict(parameters.readout_shift)
     changed = (scale != 1) | (bias != 0)
     factor = scale[:, None, None, None]
@@ -51,13 +51,13 @@ def fold_score_maps(
 
     for name in outputs:
         weight, offset, step = (f"{name}.{what}" for what in ("weight", "bias", "step"))
-        values = spike_values(spiking, nodes[name], thetas)
-        if values is None:
+        read = input_sizes(spiking, nodes[name], sizes)
+        if read is None:
             tensors[weight] = where_changed((factor * tensors[weight]).half().float(), tensors[weight])
         else:
-            integers, size = to_int8(tensors[weight], values, tensors.get(step))
+            integers, size = to_int8(tensors[weight], read, tensors.get(step))
             scaled = short(scale.double() * size.double()).float()
-            tensors[weight] = where_changed(from_int8(integers, scaled, values), tensors[weight])
+            tensors[weight] = where_changed(from_int8(integers, scaled, read), tensors[weight])
             if step in tensors:  # of a network from a file
                 tensors[step] = where_changed(scaled, size)
         constant = scale * (tensors[offset] + shifts[name]) + bias

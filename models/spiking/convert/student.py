@@ -24,8 +24,8 @@ from evburst.models.spiking.integer_form import (
     steps_of,
     whole_steps,
 )
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, signal_thresholds
-from evburst.models.spiking.rounding import Sizes, rounded, spike_values
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
+from evburst.models.spiking.rounding import Sizes, input_sizes, rounded
 
 RATE = 1e-3
 """Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""
@@ -72,10 +72,10 @@ class Student(SpikingNetwork):
             tensor.requires_grad_()
         self._layers = dict(copied.neurons)
         self.operations = self.surplus = self.bursts = torch.zeros((), device=device)
-        self._values: dict[str, Tensor | None] = {}
+        self._read: dict[str, Tensor | None] = {}
         self._driven = driven(self.graph) if integer else []
         self._steps: dict[str, Tensor] = {}
-        sizes = signal_thresholds(graph, parameters.neurons)
+        sizes = spike_sizes(graph, parameters.neurons)
         self.steps = {  # they stay what they are as long as they can
             drive.relu.name: _numbers_of_steps(drive, layer.theta, sizes, step).to(device)
             for drive in self._driven
@@ -113,21 +113,21 @@ class Student(SpikingNetwork):
         self._follow_thresholds()
         self._steps = {}
         for drive in self._driven:
-            if can_be_whole(self.graph, drive, self.theta):
+            if can_be_whole(self.graph, drive, self.sizes):
                 self._to_steps(drive)
         return {f"{name}.step": step for name, step in self._steps.items()}
 
     def _follow_thresholds(self) -> None:
         """Update what follows from the thresholds of all layers."""
-        self.theta = signal_thresholds(self.graph, self._layers)
-        self._values = {node.name: spike_values(self.graph, node, self.theta) for node in self.graph.nodes if node.op == "conv"}
+        self.sizes = spike_sizes(self.graph, self._layers)
+        self._read = {node.name: input_sizes(self.graph, node, self.sizes) for node in self.graph.nodes if node.op == "conv"}
 
     @torch.no_grad()
     def _to_steps(self, drive: Driven) -> None:
         """Choose the steps of a layer as `integer_form` does, and round its constant current to them."""
         name, layer = drive.relu.name, self._layers[drive.relu.name]
-        step, theta = steps_of(self.graph, drive, layer, self.theta, self._timesteps, self.steps.get(name))
-        self.steps[name] = _numbers_of_steps(drive, theta, self.theta, step)
+        step, theta = steps_of(self.graph, drive, layer, self.sizes, self._timesteps, self.steps.get(name))
+        self.steps[name] = _numbers_of_steps(drive, theta, self.sizes, step)
         self._steps |= {conv.name: step for conv in drive.convs}
         constant = constant_current(self.graph, drive)
         shift = whole_steps(constant + layer.shift, step) - constant
@@ -153,10 +153,10 @@ class Student(SpikingNetwork):
         return x
 
     def weight(self, node: Node) -> Tensor:
-        weight, values = super().weight(node), self._values[node.name]
-        if values is None:
+        weight, read = super().weight(node), self._read[node.name]
+        if read is None:
             return weight
-        instead: Tensor = _Rounded.apply(weight, values, self._steps.get(node.name))  # type: ignore[no-untyped-call]
+        instead: Tensor = _Rounded.apply(weight, read, self._steps.get(node.name))  # type: ignore[no-untyped-call]
         return instead
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
@@ -171,9 +171,9 @@ class Student(SpikingNetwork):
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
         summed = x.reshape(-1, self._images, *x.shape[1:]).cumsum(0)
         out = self._growth(node, torch.cat([torch.zeros_like(summed[:1]), summed]))
-        theta = self.theta[node.inputs[0]]
-        assert theta is not None  # see SpikingNetwork.max_pool
-        self._count(node, out / theta[:, None, None])
+        size = self.sizes[node.inputs[0]]
+        assert size is not None  # see SpikingNetwork.max_pool
+        self._count(node, out / size[:, None, None])
         return out.flatten(0, 1)
 
 
@@ -181,8 +181,8 @@ class _Rounded(torch.autograd.Function):
     """`rounded` with a straight-through gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, values: Tensor, step: Tensor | None) -> Tensor:
-        return rounded(weight, values, step)
+    def forward(ctx: Any, weight: Tensor, read: Tensor, step: Tensor | None) -> Tensor:
+        return rounded(weight, read, step)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -191,9 +191,9 @@ class _Rounded(torch.autograd.Function):
 
 def _numbers_of_steps(drive: Driven, theta: Tensor, sizes: Sizes, step: Tensor) -> Tensor:
     """The `kept` of `choose_steps`, `(O,)` float64."""
-    unit = sizes[drive.spikes[0]] if drive.spikes else theta
-    assert unit is not None  # see `can_be_whole`
-    return torch.round(unit.double() / step.double())
+    size = sizes[drive.spikes[0]] if drive.spikes else theta
+    assert size is not None  # see `can_be_whole`
+    return torch.round(size.double() / step.double())
 
 
 def _added(graph: Graph) -> set[str]:
