@@ -84,7 +84,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     with _open_file(path) as (file, header):
         metadata = _metadata(path, header, kind)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (not a mapping)
     for name, tensor in tensors.items():
         if tensor.is_complex() or (tensor.is_floating_point() and not torch.isfinite(tensor.float()).all()):
             raise CheckpointError(f"{path}: weight {name!r} holds NaN, infinity or complex numbers: the file is damaged")
@@ -102,7 +102,7 @@ def _is_utf8(path: Path) -> bool:
 
 @contextmanager
 def _open_file(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The open file and its header."""
+    """The open file and its header. Its tensors are views of the file, which Windows does not replace meanwhile: copy them."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such weights file")
     if not path.is_file():
@@ -269,7 +269,7 @@ class Bundle:
                 graph = Graph.from_json(content["graph"], {})
                 head, voxel = head_of(content["head"]), VoxelConfig(**content["voxel"])
                 check_layout(graph, head, voxel.channels, content, layout)
-                tensors = {name: file.get_tensor(name) for name in names}
+                tensors = {name: file.get_tensor(name).clone() for name in names}
                 for name, tensor in tensors.items():
                     check_numbers(name, tensor)
                 return cls._from_parts(graph, head, voxel, tensors, content)

@@ -24,6 +24,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import spike_sizes
 from evburst.models.spiking.rounding import input_sizes, rounded
 from tests.conftest import EveryOperation, drawn, spiking
+from tests.helpers.in_use import refuse_files_in_use
 from tests.helpers.tiny import BINS, TinyNetwork
 
 
@@ -164,6 +165,19 @@ def test_missing_threshold_is_an_incomplete_file(bundle: Bundle, tmp_path: Path)
     save_tensors(path, "detector", tensors, metadata)
     with pytest.raises(CheckpointError, match="incomplete"):
         Bundle.load(path)
+
+
+def test_a_weights_file_that_is_in_use_can_be_replaced(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    bundle.save(path)
+    refuse_files_in_use(monkeypatch)
+    (tensors, metadata), loaded = load_tensors(path, "detector"), Bundle.load(path)
+    kept = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_tensors(path, "detector", {name: torch.ones_like(tensor) for name, tensor in tensors.items()}, metadata)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in kept.items())
+    assert torch.equal(loaded.parameters.neurons["stem.relu"].theta, kept["theta/stem.relu"])
 
 
 def test_weights_are_stored_in_float16(bundle: Bundle, tmp_path: Path) -> None:
