@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.stops import RAMP_S, clock, draw_stops
 from tests.conftest import ROOT, SHARED
+from tests.helpers.in_use import refuse_files_in_use
 from tests.helpers.pictures import street_folder
 from tests.helpers.simulation import simulated_here
 
@@ -50,6 +52,19 @@ def test_a_worker_ends_when_its_parent_is_killed() -> None:
     except subprocess.TimeoutExpired:
         os.kill(worker, signal.SIGKILL)
         pytest.fail("the worker outlived its parent")
+
+
+def test_workers_begin_and_are_not_too_many_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Private, because patches do not reach processes that are spawned.
+    with monkeypatch.context() as patch:
+        patch.delattr(os, "nice")
+        simulated._begin_worker()
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert simulated._processes(0) == 64
+    monkeypatch.setattr(sys, "platform", "win32")
+    for workers in (0, 100):
+        ProcessPoolExecutor(simulated._processes(workers)).shutdown()
+    assert simulated._processes(4) == 4
 
 
 def table(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
@@ -153,6 +168,16 @@ def test_the_cache_tells_sensors_and_labels_apart(tmp_path: Path) -> None:
         assert found.is_new
         assert max(int(columns(found[i].window)[1].max(initial=0)) for i in range(4)) < one.sensor_size.width
     assert len(list((root / "cache").iterdir())) == 4
+
+
+@pytest.mark.usefixtures("here")
+def test_windows_that_were_read_are_deleted_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = street_folder(tmp_path)
+    found = SimulatedWindows(root, SPECS["street"], SimulatedConfig(), 50_000, "train", 4, root / "cache")
+    assert len(found[0].window)
+    refuse_files_in_use(monkeypatch)
+    found.delete()
+    assert list((root / "cache").iterdir()) == []
 
 
 @pytest.mark.usefixtures("here")

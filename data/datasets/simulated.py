@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -257,7 +258,7 @@ class SimulatedWindows:
         missing = [block for block in range(n_blocks) if not self._path(block).exists()]
         if missing:
             make_block = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
-            with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin_worker) as pool:
+            with ProcessPoolExecutor(_processes(workers), get_context("spawn"), _begin_worker) as pool:
                 for done, _ in enumerate(pool.map(make_block, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
         self.is_new = len(missing) == n_blocks
@@ -268,7 +269,8 @@ class SimulatedWindows:
         self._names = [self._read_names(block) for block in range(n_blocks)]
 
     def delete(self) -> None:
-        """Delete the windows from the cache; this object can still be read."""
+        """Delete the windows from the cache; this object can no longer be read."""
+        self._words.clear()  # Windows deletes no file that is mapped
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read_names(self, block: int) -> list[str]:
@@ -310,6 +312,12 @@ class SimulatedWindows:
         return [Part(f"windows_{first:06d}", range(first, min(first + _BLOCK, self._n)), self._folder.name) for first in firsts]
 
 
+def _processes(workers: int) -> int:
+    """Return the number of processes: as given, or one per core; on Windows, which can wait for no more, at most 61."""
+    wanted = workers or os.cpu_count() or 1
+    return min(wanted, 61) if sys.platform == "win32" else wanted
+
+
 def end_with_parent() -> None:
     """Make a worker process exit when its parent is killed, instead of waiting for work forever; used as its initialiser."""
 
@@ -323,7 +331,8 @@ def end_with_parent() -> None:
 
 
 def _begin_worker() -> None:
-    os.nice(10)  # a network may be learning from other windows meanwhile
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(10)  # a network may be learning from other windows meanwhile
     end_with_parent()
 
 
