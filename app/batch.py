@@ -137,12 +137,12 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     """Return a distinct folder below `out` for each recording.
 
     The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous, or
-    the name of a batch's own file.
+    the name of a batch's own file. Upper and lower case are the same, as in some file systems.
     """
     relative = below_common_folder(recordings)
     stems = [path.with_suffix("") for path in relative]
-    uses = Counter([*stems, *relative, *map(Path, OWN_FILES)])
-    return [out / (stem if uses[stem] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
+    uses = Counter(str(path).casefold() for path in (*stems, *relative, *OWN_FILES))
+    return [out / (stem if uses[str(stem).casefold()] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
 
 
 def one_file(patterns: Sequence[str | Path]) -> bool:
@@ -161,8 +161,11 @@ def below_common_folder(recordings: Sequence[Path]) -> list[Path]:
 
 
 def common_folder(recordings: Sequence[Path]) -> Path:
-    """Return the deepest folder that contains all recordings."""
-    return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
+    """Return the deepest folder that contains all recordings; raises ConfigError if they are on several drives of Windows."""
+    try:
+        return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
+    except ValueError:
+        raise ConfigError("--events: recordings on several drives have no folder in common: run one command a drive") from None
 
 
 def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import ntpath
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from evburst.app import batch
 from evburst.app.batch import find_recordings, one_file, result_folders
-from evburst.app.cli import detect_main
+from evburst.app.cli import detect_main, main
 from evburst.app.inference import Inference, WindowResult
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
@@ -124,6 +125,22 @@ def test_no_two_recordings_share_a_folder(tmp_path: Path) -> None:
     folders = result_folders(paths, Path("out"))
     assert len(set(folders)) == len(paths)
     assert [folder.as_posix() for folder in folders[:3]] == ["out/a/x", "out/b/x.dat", "out/b/x.raw"]
+
+
+def test_folders_differ_where_case_does_not_matter() -> None:
+    paths = [Path("in", name) for name in ("Rec.dat", "rec.raw", "SUMMARY.JSON.dat", "other.dat")]
+    names = [folder.name for folder in result_folders(paths, Path("out"))]
+    assert names == ["Rec.dat", "rec.raw", "SUMMARY.JSON.dat", "other"]
+
+
+@pytest.mark.parametrize("command", ["detect", "classify"])
+def test_recordings_on_several_drives(
+    command: str, recordings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os.path, "commonpath", lambda paths: ntpath.commonpath([r"C:\in", r"D:\in"]))
+    assert main([command, "--events", str(recordings), *(["--weights", "nmnist"] if command == "classify" else [])]) == 1
+    reason = "recordings on several drives have no folder in common: run one command a drive"
+    assert capsys.readouterr().err == f"error: --events: {reason}\n"
 
 
 def test_folders_stay_below_the_output_and_a_file_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
