@@ -12,7 +12,10 @@ import argparse
 import ast
 import difflib
 import json
+import os
 import re
+import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -226,7 +229,13 @@ def named_path(text: str) -> Path:
 
 def recording(text: str) -> str:
     """Return the name of a recording, where `-` is standard input; the `type` of an argument."""
-    return "/dev/stdin" if text == "-" else text
+    if text != "-":
+        return text
+    if sys.platform == "win32":
+        raise argparse.ArgumentTypeError("standard input cannot be read on Windows: save the events to a file")
+    if sys.platform != "linux" and stat.S_ISREG(os.fstat(0).st_mode):  # there, /dev/stdin continues where it was read before
+        raise argparse.ArgumentTypeError("standard input is a file: pass its name, or a pipe")
+    return "/dev/stdin"
 
 
 class CommandParser(Parser):

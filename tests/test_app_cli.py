@@ -242,6 +242,30 @@ def test_a_dash_is_standard_input(command: str, parsed: Any) -> None:
     assert str(found) == "/dev/stdin"
 
 
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [("win32", "standard input cannot be read on Windows: save the events to a file"), ("darwin", "pass its name, or a pipe")],
+)
+def test_standard_input_where_it_cannot_be_read(
+    system: str, message: str, parsed: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file, where /dev/stdin continues at the position of the first reader; a pipe has one reader."""
+    kept, (reading, writing), file = os.dup(0), os.pipe(), os.open(SAMPLE, os.O_RDONLY)
+    try:
+        monkeypatch.setattr(sys, "platform", system)
+        os.dup2(reading, 0)
+        if system == "darwin":
+            assert parsed("detect", "--events", "-").events == ["/dev/stdin"]
+            os.dup2(file, 0)
+        with pytest.raises(SystemExit, match="2"):
+            parsed("detect", "--events", "-")
+        assert message in capfd.readouterr().err
+    finally:
+        os.dup2(kept, 0)
+        for descriptor in (kept, reading, writing, file):
+            os.close(descriptor)
+
+
 def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     shown = capsys.readouterr()

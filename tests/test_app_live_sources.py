@@ -21,7 +21,7 @@ from evburst.app.config import load_config
 from evburst.app.live import devices as devices_module
 from evburst.app.live import frames as frames_module
 from evburst.app.live import sources as sources_module
-from evburst.app.live.addresses import masked
+from evburst.app.live.addresses import is_address, masked
 from evburst.app.live.cli import live_main
 from evburst.app.live.devices import DeviceClock, NetworkSource, Relay, SensorSource
 from evburst.app.live.frames import FakeCamera, FrameSource, GreyFrame, PushedFrames, fit
@@ -507,6 +507,10 @@ def test_videos_that_make_no_events_are_refused(tmp_path: Path, monkeypatch: pyt
         VideoGrabber(tmp_path / "a.mp4")
     with pytest.raises(SourceError, match="neither a video file nor a camera"):
         VideoGrabber(tmp_path)
+
+
+def test_drives_are_no_addresses() -> None:
+    assert [is_address(text) for text in ("rtsp://camera/1", "C://clips/a.mp4", r"C:\clips\a.mp4")] == [True, False, False]
 
 
 @pytest.mark.parametrize("place", ["rtsp://me:word@camera:554/1", "/dev/video1", 1])

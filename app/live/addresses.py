@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://")  # a single letter is a drive
 _STREAMS = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt", "http", "https")
 
 
