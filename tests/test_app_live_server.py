@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import socket
 import struct
 import time
@@ -31,6 +32,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import random_events
+from tests.helpers.in_use import refuse_files_in_use
 from tests.helpers.waiting import wait_until
 
 pytest.importorskip("fastapi")
@@ -494,6 +496,7 @@ def test_complaints_are_not_repeated(capsys: pytest.CaptureFixture[str]) -> None
         for _ in range(1000):
             complaints.handle(loop, full)
         complaints.handle(loop, {"message": "other"})
+        complaints.handle(loop, {"message": "lost", "exception": ConnectionResetError(10054, "the client left")})
     loop.close()
     assert capsys.readouterr().err == "warning: page: Too many open files\nwarning: page: other\n"
 
@@ -526,6 +529,37 @@ def test_a_download_survives_recordings_that_come_after_it(served: tuple[LivePip
     assert len(list(kept._folder.glob("*.dat"))) == 1  # the others are gone with their last reader
     for opened in files:
         opened[0].close()  # type: ignore[index]
+
+
+def test_a_recording_that_windows_does_not_delete_yet_is_deleted_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
+    pipeline.start()
+    refuse_files_in_use(monkeypatch)
+    files, counts = [], []
+    with open_socket(server) as client:
+        for _ in range(3):
+            ask(client, {"do": "record"})
+            assert "error" not in ask(client, {"do": "stop"})
+            files.append(server._commands.open_finished())  # private, as above
+            counts.append(len(list(server._commands._folder.glob("*.dat"))))
+            if len(files) == 2:
+                for opened in files:
+                    opened[0].close()  # type: ignore[index]
+    assert counts == [1, 2, 1]
+    server.stop()  # although a download is not over
+    pipeline.stop()
+    files[2][0].close()  # type: ignore[index]
+    shutil.rmtree(server._commands._folder)
+
+
+def test_a_port_in_use_is_reported_in_the_words_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_server(*_: object, **__: object) -> None:
+        raise OSError(10048, "Only one usage of each address is permitted (while attempting to bind on address ('::1', 80))")
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    with pytest.raises(ConfigError, match=r"cannot listen there \(Only one usage of each address is permitted\); try another"):
+        PageServer(make_pipeline_of_nothing(), Site("127.0.0.1:80"))
 
 
 def test_a_recording_is_downloaded_and_read(served: tuple[LivePipeline, PageServer], tmp_path: Any) -> None:

@@ -9,6 +9,7 @@ import struct
 import time
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any, TypeVar
@@ -217,10 +218,13 @@ class Commands:
     def _stop_recording(self) -> None:
         if self._recorder is not None:
             self._pipeline.recorders.end(self._recorder)
-            previous, self._finished, self._recorder = self._finished, self._recorder, None
+            self._finished, self._recorder = self._recorder, None
             self._is_downloaded = False
-            if previous is not None:  # a running download keeps its file open, so its content survives the deletion
-                previous.path.unlink(missing_ok=True)
+            for path in self._folder.glob("*.dat"):
+                if path != self._finished.path:
+                    # A running download keeps its file open, so its content survives the deletion; Windows deletes it later.
+                    with suppress(PermissionError):
+                        path.unlink()
 
     def _camera_on(self, client: object) -> None:
         if self._camera_client not in (None, client):

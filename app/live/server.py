@@ -15,7 +15,6 @@ import asyncio
 import ipaddress
 import json
 import logging
-import os
 import secrets
 import socket
 import tempfile
@@ -103,7 +102,8 @@ class PageServer:
         token = None if loopback else secrets.token_urlsafe(16)
         url_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{url_host}:{port}{site.root_path.rstrip('/')}/" + (f"?token={token}" if token else "")
-        self._folder = tempfile.TemporaryDirectory(prefix="evburst_live_")
+        # Windows deletes no file that is being downloaded, not even at the end.
+        self._folder = tempfile.TemporaryDirectory(prefix="evburst_live_", ignore_cleanup_errors=True)
         self._commands = Commands(pipeline, Path(self._folder.name))
         self.broadcaster = Broadcaster(pipeline)
         pipeline.viewers.append(self.broadcaster)
@@ -158,6 +158,8 @@ class _ErrorLog:
     def handle(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """See asyncio's set_exception_handler."""
         error = context.get("exception")
+        if isinstance(error, ConnectionError):  # on Windows, asyncio reports clients that leave without a farewell
+            return
         text = f"{type(error).__name__}: {error}" if error else str(context.get("message"))
         if isinstance(error, OSError):
             text = str(error.strerror)
@@ -338,8 +340,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        # create_server adds the address to the system's reason; failures of name resolution have no reason of the system.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        reason = str(error.strerror).partition(" (while attempting")[0]  # create_server adds the address
         raise ConfigError(f"--serve {host}:{port}: cannot listen there ({reason}); try another port") from None
     # Buffered results are out of date when they are read, so a slow client must not have megabytes of them.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
