@@ -248,7 +248,7 @@ class _LineHandler(logging.Handler):
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Handle SIGTERM and SIGHUP like Ctrl-C: raise KeyboardInterrupt in the main thread.
+    """Handle SIGTERM, SIGHUP and Windows' SIGBREAK like Ctrl-C: raise KeyboardInterrupt in the main thread.
 
     Signals that were ignored (nohup) stay ignored, and further signals during shutdown have no effect. In forked processes
     the signals keep their default action. A KeyboardInterrupt is raised once more if it was raised in a callback of a C
@@ -279,7 +279,7 @@ def signals() -> Iterator[list[int]]:
 
     is_main = threading.current_thread() is threading.main_thread()
     report, lost = sys.unraisablehook, list[threading.Timer]()
-    names = ("SIGTERM", "SIGHUP") if is_main else ()
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK") if is_main else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     replaced = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in replaced:

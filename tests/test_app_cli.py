@@ -447,10 +447,14 @@ def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signals on Windows")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_end_a_run_as_ctrl_c_does(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    cleaned = []
+@pytest.mark.skipif(not hasattr(signal, "pause"), reason="Windows sends itself no signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGBREAK"])
+def test_signals_end_a_run_as_ctrl_c_does(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if name == "SIGBREAK":  # of Windows: Ctrl-Break, and a window that is closed
+        monkeypatch.setattr(signal, name, signal.SIGUSR1, raising=False)
+    cleaned, number = list[bool](), getattr(signal, name)
 
     def main(args: argparse.Namespace) -> None:
         try:

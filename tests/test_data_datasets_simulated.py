@@ -170,6 +170,16 @@ def test_the_cache_tells_sensors_and_labels_apart(tmp_path: Path) -> None:
     assert len(list((root / "cache").iterdir())) == 4
 
 
+def test_pictures_whose_names_opencv_cannot_open_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = street_folder(tmp_path / "Straße")
+    monkeypatch.setattr(cv2, "imread", lambda path, *_: None)  # as there
+    assert PictureFolder(root, "train", SPECS["street"]).get("voc", 0).grey.shape == (240, 320)
+    for path in (root / "images" / "voc").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="missing or unreadable"):
+        PictureFolder(root, "train", SPECS["street"]).get("voc", 0)
+
+
 @pytest.mark.usefixtures("here")
 def test_windows_that_were_read_are_deleted_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = street_folder(tmp_path)

@@ -21,6 +21,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -239,7 +240,10 @@ class PictureFolder:
 
     def _read(self, set_name: str, file: str, rows: list[Row]) -> Picture:
         path = self._root / (rows[0]["path"] if self.spec.whole else Path("images") / set_name / file)
-        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        grey = None
+        with suppress(OSError, cv2.error):  # of an empty file
+            # Not imread, which on Windows opens no name with other letters than those of the system's language.
+            grey = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is None:
             raise DataError(f"{path}: the picture is missing or unreadable")
         if self.spec.whole:
