@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from evburst.data.errors import MissingPackageError
 from evburst.data.extras import pip_install, require
@@ -147,10 +148,22 @@ def imported_at_the_top(text: str) -> set[str]:
     return names
 
 
+def base(machine: str) -> set[str]:
+    """Names of the packages that a plain installation brings on a processor."""
+    found = map(Requirement, PROJECT["project"]["dependencies"])
+    return {one.name for one in found if one.marker is None or one.marker.evaluate({"platform_machine": machine})}
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64", "ARM64"])
+def test_without_the_engine_int8_onnx_is_installed(machine: str) -> None:
+    assert base(machine) == base("x86_64") | {"onnx", "onnxruntime"}
+    engines = PROJECT["project"]["optional-dependencies"]["engines"]
+    assert {text.partition(";")[0] for text in PROJECT["project"]["dependencies"] if "onnx" in text} < set(engines)
+
+
 def test_base_and_extras_are_what_the_code_asks_for() -> None:
     """Imports at the top of modules are the base; `require` names extras that bring the package."""
-    names = {re.split(r"[<>=;\[ ]", text)[0].lower() for text in PROJECT["project"]["dependencies"]}
-    assert names == NEEDED - {"evburst", "llvmlite"}
+    assert base("x86_64") == base("AMD64") == NEEDED - {"evburst", "llvmlite"}
     extras = PROJECT["project"]["optional-dependencies"]
     calls = []
     for name in FOLDERS[1:]:
