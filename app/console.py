@@ -62,8 +62,6 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
     if args.quiet and args.verbose:  # one before a subcommand, the other after it
         parser.error("argument --verbose: not allowed with argument --quiet")
     limit_spinning()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be any bytes
     with messages(logging.WARNING if args.quiet else logging.DEBUG if args.verbose else logging.INFO), signals() as received:
         try:
             _check_surroundings()
@@ -86,6 +84,8 @@ def run(parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Pr
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; help and version end the process, printed as results are."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: it may lack letters of help and results
     shown = io.StringIO()
     try:
         with redirect_stdout(shown):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -264,6 +265,16 @@ def test_standard_input_where_it_cannot_be_read(
         os.dup2(kept, 0)
         for descriptor in (kept, reading, writing, file):
             os.close(descriptor)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_is_printed_where_the_encoding_lacks_letters(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of East Asian versions of Windows, which has no µ."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    assert shown.getvalue().startswith(b"usage: ")
 
 
 def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
