@@ -316,8 +316,8 @@ def _print_result(text: str) -> int:
     except OSError as error:
         with suppress(OSError):  # the rest of the buffer goes to /dev/null at exit instead of raising again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):  # the reader closed the pipe, as `head` does
-            return 1
+        if isinstance(error, BrokenPipeError) or (sys.platform == "win32" and error.errno == errno.EINVAL):
+            return 1  # the reader closed the pipe, as `head` does
         LOG.error("standard output cannot be written (%s)", error.strerror)
         return 1
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import dataclasses
+import errno
 import io
 import json
 import logging
@@ -567,6 +568,21 @@ def test_a_closed_stdout_is_no_message(words: list[str]) -> None:
     done = subprocess.run(COMMAND + words, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(("system", "said"), [("win32", ""), ("linux", "standard output cannot be written")])
+def test_a_closed_stdout_is_no_message_on_windows(
+    system: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")  # as Windows says it
+
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert run_with(lambda args: "text") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {said}") if said else err == ""
 
 
 def test_closed_standard_streams_end_no_run_and_mix_nothing(tmp_path: Path) -> None:
