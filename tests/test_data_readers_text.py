@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,6 +107,27 @@ def test_errors_do_not_hand_control_characters_to_the_terminal(tmp_path: Path) -
 def test_numbers_that_are_not_whole(tmp_path: Path, line: str) -> None:
     with pytest.raises(EventFileError, match="line 2 is"):
         read(tmp_path / "a.csv", f"1000 3 4 1\n{line}\n")
+
+
+@pytest.mark.parametrize("line", ["1800.0 1 2 1", "1.8e3 1 2 1", "inf 1 2 1"])
+def test_numbers_that_are_no_integers_among_whole_times(tmp_path: Path, line: str) -> None:
+    with pytest.raises(EventFileError, match=r"line 2 is .*\(a time is not a whole number; pass --time-unit"):
+        read(tmp_path / "a.csv", f"1000 3 4 1\n{line}\n")
+
+
+@pytest.mark.filterwarnings("ignore:of the program")
+def test_a_program_may_warn_while_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filters of warnings hold in all threads: other ones, for reading, would make an exception of it."""
+    warned, loadtxt = list[int](), np.loadtxt
+
+    def loading(lines: list[bytes], *args: Any, **options: Any) -> Any:
+        warnings.warn("of the program", stacklevel=1)
+        warned.append(len(lines))
+        return loadtxt(lines, *args, **options)
+
+    monkeypatch.setattr(np, "loadtxt", loading)
+    assert read(tmp_path / "a.csv", "1000 3 4 1\n1800 1.0 2 1\n")[0] == [(1000, 3, 4, 1), (1800, 1, 2, 1)]
+    assert warned
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ Text can be read from a pipe, once.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ _MAX_TIME = 1 << 62
 _OWN = re.compile(rb"# sensor_size \d+x\d+\r?\nt,x,y,p\r?\n")
 """The first lines of a file of evburst's own writer, whose times are in µs."""
 _MARKS = re.compile(rb"[.eE]")
+_MARKS_OF_FRACTIONS = (b".", b"e", b"E", b"n", b"N")
+"""Numbers that are not integers contain one of these: 1.5, 1e3, nan, inf."""
 _WORDS = re.compile(rb"\b(true|on|false|off)\b", re.IGNORECASE)
 
 
@@ -190,29 +191,30 @@ class TextFile(PacketFile):
         separator = self._separator.encode() if self._separator else None
         if not {len(line.split(separator)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
             raise ValueError(f"{self._n_columns} columns as in the first line")
+        if not self._has_float_times:
+            self._check_whole_times(lines)
         types = np.dtype([("t", np.float64 if self._has_float_times else np.int64), ("x", "f8"), ("y", "f8"), ("p", "f8")])
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # NumPy reads '1.5' as the integer 1 and only warns.
-            try:
-                rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
-            except (DeprecationWarning, ValueError) as error:  # depending on NumPy's version, of a fraction among whole times
-                if isinstance(error, ValueError) and not self._has_fractions(lines):
-                    raise
-                raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs") from None
-        if self._has_float_times and not (np.abs(rows["t"]) < _MAX_TIME).all():
-            raise ValueError("a time is not a number")
+        try:
+            rows = np.loadtxt(lines, types, None, self._separator, usecols=order, ndmin=1, encoding="latin-1")
+        except DeprecationWarning as warning:  # an error if the program's filters say so
+            raise ValueError(str(warning)) from None
+        limit = _MAX_TIME if self._has_float_times else np.iinfo(np.int64).max
+        if not ((-limit < rows["t"]) & (rows["t"] < limit)).all():
+            raise ValueError("a time is not a number, or too large")
         return {column: rows[column] if column == "t" else _whole(rows[column], column) for column in COLUMN_NAMES}
 
-    def _has_fractions(self, lines: list[bytes]) -> bool:
-        """Return whether all times are numbers, but some that were to be whole are not."""
-        if self._has_float_times:
-            return False
-        try:
-            place = [self._places["t"]]
-            np.loadtxt(lines, np.float64, None, self._separator, usecols=place, ndmin=1, encoding="latin-1")
-        except (ValueError, Warning):
-            return False
-        return True
+    def _check_whole_times(self, lines: list[bytes]) -> None:
+        """Raise ValueError if a time is a number, but not a whole one.
+
+        NumPy before 2.4 reads '1.5' as the integer 1 and only warns; filters that make this warning an error would hold in all
+        threads of the program. Of integers beyond 64 bits it makes the largest or the smallest one.
+        """
+        text = b"\n".join(lines)
+        if not any(mark in text for mark in _MARKS_OF_FRACTIONS):
+            return
+        for fields in self._split(lines):
+            if _is_fraction(fields[self._places["t"]]):
+                raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs")
 
     def _first_bad(self, lines: list[bytes]) -> int:
         """Return the index of the first line that cannot be read, by bisection."""
@@ -236,6 +238,17 @@ def _open_pipe(pipe: Pipe, sensor_size: SensorSize | None, options: ReadOptions)
 def open_text(path: Path, sensor_size: SensorSize | None = None, options: ReadOptions = DEFAULT_OPTIONS) -> TextFile:
     """Open a text file; see TextFile."""
     return TextFile(path, sensor_size, options)
+
+
+def _is_fraction(field: bytes) -> bool:
+    """Return whether a text is a number, but not an integer."""
+    with suppress(ValueError):
+        int(field)
+        return False
+    with suppress(ValueError):
+        float(field)
+        return True
+    return False
 
 
 def _whole(values: NDArray[np.float64], name: str) -> NDArray[np.int64]:
