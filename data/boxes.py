@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.data.errors import ConfigError, LabelError
+from evburst.data.errors import LabelError
+from evburst.data.extras import require
 
 BBOX_DTYPE = np.dtype(
     [
@@ -29,6 +30,9 @@ BBOX_DTYPE = np.dtype(
 _RANGES = {"t": (-(1 << 62), 1 << 62), "class_id": (0, (1 << 32) - 1)}
 """Smallest and largest value of fields of whole numbers."""
 
+_DTYPES = {"boxes_xyxy": np.float32, "scores": np.float32, "labels": np.int64, "track_ids": np.int64, "held": np.bool_}
+"""Types of the arrays of Detections; lists and arrays of other types are converted."""
+
 _OLD_NAMES = {"ts": "t", "confidence": "class_confidence"}
 
 
@@ -45,7 +49,7 @@ class Detections:
         held: `(n,)` bool, objects that stand still where nothing fires, so that no network can see them. None: not tracked.
 
     Raises:
-        ValueError: an array has the wrong shape.
+        ValueError: an array has the wrong shape, or cannot have this type, as fractions cannot be class indices.
     """
 
     boxes_xyxy: NDArray[np.float32]
@@ -57,10 +61,17 @@ class Detections:
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        for name in ("boxes_xyxy", "scores", "labels", "track_ids", "held"):
+        for name, dtype in _DTYPES.items():
             values, shape = getattr(self, name), (n, 4) if name == "boxes_xyxy" else (n,)
-            if values is not None and values.shape != shape:
-                raise ValueError(f"Detections.{name}: expected shape {shape}, received {values.shape}")
+            if values is None and name in ("track_ids", "held"):
+                continue
+            array = np.asarray(values)
+            if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise ValueError(f"Detections.{name}: expected {np.dtype(dtype)}, received {array.dtype}")
+            array = array.astype(dtype, copy=False)
+            if array.shape != shape:
+                raise ValueError(f"Detections.{name}: expected shape {shape}, received {array.shape}")
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -103,11 +114,7 @@ class Detections:
 
     def to_supervision(self) -> Any:
         """Convert to `supervision.Detections`, with tracker_id -1 for boxes on no track; needs the package supervision."""
-        try:
-            from supervision import Detections as SupervisionDetections
-        except ImportError:
-            raise ConfigError("to_supervision needs the package supervision: pip install supervision") from None
-        return SupervisionDetections(
+        return require("supervision", "track", "to_supervision").Detections(
             xyxy=self.boxes_xyxy,
             confidence=self.scores,
             class_id=self.labels.astype(int),

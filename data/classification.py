@@ -13,7 +13,7 @@ DETECTION, CLASSIFICATION = "detection", "classification"
 """Names of the tasks: boxes in each window, or one class for it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classification:
     """Scores of all classes at one instant.
 
@@ -29,6 +29,7 @@ class Classification:
     t_us: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", np.asarray(self.scores, np.float32))
         if self.scores.ndim != 1 or not len(self.scores):
             raise ValueError(f"Classification.scores: expected shape (K,), received {self.scores.shape}")
 

@@ -25,6 +25,21 @@ def test_wrong_shapes_name_the_field(field: str) -> None:
         Detections(**arrays)
 
 
+def test_lists_and_other_numbers_become_arrays_of_the_types() -> None:
+    found = Detections([[1, 2, 3, 4]], [0.5], [1], 7, [3], [True])  # type: ignore[arg-type]
+    assert [array.dtype for array in (found.boxes_xyxy, found.scores, found.labels, found.track_ids, found.held)] == [
+        np.float32, np.float32, np.int64, np.int64, np.bool_
+    ]  # fmt: skip
+    assert found.above(0.4).to_coco()[0]["bbox"] == [1, 2, 2, 2]
+    own = np.zeros((1, 4), np.float32)
+    assert Detections(own, np.ones(1), np.zeros(1, np.uint8)).boxes_xyxy is own
+    for labels, received in (([0.5], "float64"), (["car"], "<U3")):
+        with pytest.raises(ValueError, match=rf"Detections\.labels: expected int64, received {received}"):
+            Detections(own, [1.0], labels)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"Detections\.boxes_xyxy: expected float32, received object"):
+        Detections(None, [1.0], [0])  # type: ignore[arg-type]
+
+
 def test_empty_is_0_by_4() -> None:
     assert Detections.empty(5).boxes_xyxy.shape == (0, 4)
     assert len(Detections.empty(5).to_prophesee()) == 0

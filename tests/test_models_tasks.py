@@ -92,3 +92,4 @@ def test_a_recording_is_the_mean_of_its_windows() -> None:
     assert [k for k, _ in whole.top5] == [1, 0, 2]
     with pytest.raises(ValueError, match="expected shape"):
         Classification(np.zeros((2, 2), np.float32))
+    assert Classification([0.25, 0.75]).scores.dtype == np.float32  # type: ignore[arg-type]
