@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evburst.data.errors import ConfigError
 from evburst.data.stats import ActivityStats, LayerStats, SpikeStats
 
 
@@ -187,6 +188,8 @@ class EnergyReport:
         return self._energies(self.beyond_silence, table)
 
     def _energies(self, counts: EnergyReport | BeyondSilence, table: str) -> Energies:
+        if table not in COST_TABLES:
+            raise ConfigError(f"energy table {table!r} is unknown (known: {', '.join(COST_TABLES)})")
         costs = COST_TABLES[table]
         return Energies(
             costs,

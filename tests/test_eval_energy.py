@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from evburst.data.errors import ConfigError
 from evburst.data.stats import BEYOND_SILENCE, ActivityStats, LayerStats, SpikeStats
 from evburst.eval.energy import (
     COST_TABLES,
@@ -54,6 +55,11 @@ def test_four_accounts_by_hand(name: str, mac: float, ac: float) -> None:
     assert found.ann_zero_skipping_pj == pytest.approx(140 * mac)
     assert found.ann_pj == pytest.approx(250 * mac)
     assert found.ratio == pytest.approx(58 * ac / (250 * mac))
+
+
+def test_an_unknown_table_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"energy table 'int4' is unknown \(known: int8, fp16, fp32\)"):
+        energy_report(stats()).energies("int4")
 
 
 def test_counts_by_hand() -> None:
