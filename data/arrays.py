@@ -80,8 +80,12 @@ def _columns(events: Any) -> Sequence[Any]:
 def _named(events: Any, names: Sequence[Any]) -> list[Any]:
     """Return the columns t, x, y, p of events whose columns have names; times are converted to microseconds."""
     found = find_columns([str(name) for name in names], "events")
-    by_text = {str(name): events[name] for name in names}
-    columns = [by_text[found[name]] for name in _NAMES]
+    by_text = {str(name): name for name in names}
+    try:
+        columns = [events[by_text[found[name]]] for name in _NAMES]
+    except (TypeError, KeyError) as error:
+        kind, reason = type(events).__name__, str(error).partition("\n")[0]
+        raise DataError(f"events: the columns of a {kind} cannot be read ({reason}); pass them as a dict") from None
     unit = unit_in_name(found["t"])
     if unit not in (None, MICRO.name) and _array(columns[0]).dtype.kind in _NUMBERS:
         _refuse_mask(columns[0])
@@ -102,7 +106,7 @@ def _array(values: Any) -> NDArray[Any]:
 def _refuse_files(events: Any) -> None:
     """Raise DataError for names, contents and handles of files, for open recordings, and for lists of them."""
     one = events[0] if isinstance(events, tuple | list) and events else events
-    if isinstance(one, str | bytes | bytearray | PathLike | IOBase) or hasattr(type(one), "packets"):
+    if isinstance(one, str | bytes | bytearray | PathLike | IOBase) or hasattr(type(one), "packets") or hasattr(one, "read"):
         raise DataError(
             f"events: expected fields or four columns t, x, y, p, received {type(events).__name__}; a recording is passed by "
             "its path (str or Path), or opened, to `stream`, one at a time"
@@ -131,7 +135,8 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     if values.ndim != 1 or values.dtype.kind not in _NUMBERS:
         raise DataError(f"events: column {name}: expected a list of numbers, received {values.dtype} of shape {values.shape}")
     if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.floor(values))).all():
-        raise DataError(f"events: column {name} has fractions or NaN; expected whole microseconds and whole pixels")
+        unit = "microseconds; times in another unit need a name that states it, such as t_s" if name == "t" else "numbers"
+        raise DataError(f"events: column {name} has fractions or NaN; expected whole {unit}")
     if not len(values):
         return values
     low, high = int(values.min()), int(values.max())

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,15 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
     assert (as_events(SHAPES[shape](events)) == events).all()
 
 
+class Lazy:
+    """Has named columns that cannot be taken by their names, as a LazyFrame of polars."""
+
+    columns = ("t", "x", "y", "p")
+
+    def __getitem__(self, name: str) -> Any:
+        raise TypeError("collect it first\n\nand more")
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
@@ -112,7 +122,8 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         ((np.ma.masked_less([1, 2], 2), [1, 1], [1, 1], [1, 1]), "a masked array"),
         ({"t_ns": np.ma.masked_less([1, 2], 2), "x": [1, 1], "y": [1, 1], "p": [1, 1]}, "a masked array"),
         (([1, 2], [1], [1], [1]), "different lengths"),
-        (([0.5], [1], [1], [1]), "column t has fractions"),
+        (([0.5], [1], [1], [1]), "column t has fractions or NaN; .* need a name that states it, such as t_s"),
+        (([1], [0.5], [1], [1]), "column x has fractions or NaN; expected whole numbers$"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
         ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
         ((np.array([5]).view("m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
@@ -141,6 +152,8 @@ def test_arrays_in_every_shape_are_the_same_events(shape: str) -> None:
         ([open_events(SAMPLE)] * 2, "received list; a recording is passed by its path"),
         (5, "received int of shape"),
         (iter([[0, 1, 1, 1]]), "an iterator; join its chunks"),
+        (SimpleNamespace(read=None), "received SimpleNamespace; a recording is passed by its path"),
+        (Lazy(), r"the columns of a Lazy cannot be read \(collect it first\); pass them as a dict"),
     ],
 )
 def test_other_arrays_are_refused(value: Any, message: str) -> None:
