@@ -169,7 +169,7 @@ def list_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EventWindow:
     """The events of one half-open window [t0_us, t1_us), still in the recording's own encoding.
 

@@ -67,7 +67,7 @@ def merged(parts: Sequence[LayerStats], merge: Callable[[list[NDArray[np.float64
     return parts[0]._replace(**counts)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpikeStats:
     """Counts of all layers of a run, and the operations of the ANN with the same weights.
 
@@ -102,7 +102,7 @@ class SpikeStats:
         return SpikeStats(tuple(layers), parts[0].dense_macs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActivityStats:
     """Operations and activations of the ANN, for N images, by convolution.
 

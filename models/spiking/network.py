@@ -31,7 +31,7 @@ from evburst.models.spiking.neurons import NeuronLayer, at_rest, burst_scan, bur
 from evburst.models.spiking.silence import resting_counts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpikingParameters:
     """Parameters that turn a graph into a spiking network.
 

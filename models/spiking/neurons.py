@@ -33,7 +33,7 @@ from torch import Tensor
 from evburst.data._numba import njit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeuronLayer:
     """Parameters of one layer of burst neurons.
 
