@@ -102,7 +102,7 @@ class WindowResult:
     Attributes:
         t0_us: start of the window on the recording's clock.
         t1_us: its end.
-        grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused after the next result unless copied.
+        grid: `(2 * bins, H, W)` uint8, padded to the network's stride; reused for a later result, but not by the Python API.
         detections: boxes at the window's end, or ahead of it (`lead_ms`), in sensor pixels; empty for a classifier.
         events: number of the window's events on the sensor.
         idle: whether the window had too few events to be run through the network: no boxes, no energy.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from copy import copy
 from dataclasses import replace
@@ -19,7 +20,18 @@ from evburst.app.config import build
 from evburst.app.console import warn_of_repairs
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
-from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, refuse_ignored, run_windows, start_time
+from evburst.app.runs import (
+    RunConfig,
+    check_machine,
+    check_network,
+    cut_windows,
+    load_weights,
+    open_inference,
+    refuse_ignored,
+    run_windows,
+    start_time,
+)
+from evburst.app.tracking import require_trackers
 from evburst.data.arrays import as_events
 from evburst.data.classification import Classification
 from evburst.data.datasets.class_windows import filled_windows
@@ -53,11 +65,12 @@ class _Network:
         self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
         self._bundle = load_weights(config)
         self.classes = self._bundle.head.classes
+        check_machine(check_network(self._bundle, config), config)
         self._maps = maps
         self._inferences: OrderedDict[SensorSize, Inference] = OrderedDict()
         self._lock = Lock()
 
-    def stream(self, source: Any) -> Iterator[WindowResult]:
+    def stream(self, source: Any) -> Generator[WindowResult, None, None]:
         """Run through a recording and yield the result of each window as soon as it is computed.
 
         Windows start at multiples of their length on the recording's clock. A recording without usable events has no results,
@@ -71,8 +84,9 @@ class _Network:
             EvburstError: the recording cannot be used, its sensor size is unknown, or it ends before `start_s`.
         """
         stream: EventStream
-        if isinstance(source, str | Path):
-            stream, name = self._open(Path(source)), str(source)
+        if isinstance(source, str | os.PathLike):
+            name = os.fsdecode(source)
+            stream = self._open(Path(name))
         elif hasattr(source, "windows") and hasattr(source, "sensor_size") and not isinstance(source, EventArray):
             stream, name = source, "stream"
         else:
@@ -104,7 +118,7 @@ class _Network:
 
     def _results(
         self, inference: Inference, stream: FilteredStream, windows: Iterator[EventWindow], name: str, total: Faults
-    ) -> Iterator[WindowResult]:
+    ) -> Generator[WindowResult, None, None]:
         """Yield the results of one pass, whose faults are then added to `total` if `stream` counts them apart from it."""
         inference.faults, before, is_empty = stream.faults, replace(stream.faults), True
         results = run_windows(inference, stream, windows, self.config, name, before)
@@ -197,7 +211,7 @@ class Detector(_Network):
 
     def __init__(
         self,
-        weights: str | Path = "street",
+        weights: str | os.PathLike[str] = "street",
         *,
         sensor_size: tuple[int, int] | str | None = None,
         score: float | None = None,
@@ -210,6 +224,8 @@ class Detector(_Network):
             settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
         class_numbers(self.config.classes, self.classes)
+        if self.config.track:
+            require_trackers()
 
     def _result_filter(self, inference: Inference) -> Callable[[WindowResult], WindowResult]:
         return result_filter(inference, self.config)
@@ -240,7 +256,7 @@ class Classifier(_Network):
 
     def __init__(
         self,
-        weights: str | Path = "nmnist",
+        weights: str | os.PathLike[str] = "nmnist",
         *,
         sensor_size: tuple[int, int] | str | None = None,
         maps: bool = False,
@@ -277,9 +293,13 @@ def _counting_apart(stream: EventStream) -> EventStream:
     return apart
 
 
-def _settings(weights: str | Path, sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    weights: str | os.PathLike[str], sensor_size: tuple[int, int] | str | None, settings: dict[str, Any]
+) -> dict[str, Any]:
     """Return settings in the form that the command line produces; every window is counted unless the settings differ."""
-    given = {"count_every": 1, **_plain(settings), "weights": str(weights)}
+    if not isinstance(weights, str | os.PathLike):
+        raise ConfigError(f"weights: expected the name of bundled weights or a path, received {type(weights).__name__}")
+    given = {"count_every": 1, **_plain(settings), "weights": os.fsdecode(weights)}
     return given if sensor_size is None else {**given, "sensor_size": str(SensorSize.of(sensor_size))}
 
 

@@ -21,11 +21,12 @@ from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, ch
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions
 from evburst.data.readers.packets import MAX_WINDOW_EVENTS
+from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_count, windows_from
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
 from evburst.models.bundle import Bundle
-from evburst.models.detector import GridDetector
+from evburst.models.detector import Detector, resolve_engine, resolve_timesteps
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
@@ -161,6 +162,40 @@ def open_inference(
     Raises:
         ConfigError: the engine or the device is not available, or T or a memory contradicts the other settings.
     """
+    bundle = check_network(bundle, config)
+    detector = Detector(
+        bundle,
+        config.decoding,
+        config.ann,
+        config.timesteps,
+        pick_device(config.device),
+        config.engine,
+        config.adaptive,
+        config.count_every,
+    )
+    return Inference(
+        detector,
+        _voxel(bundle, config),
+        sensor_size,
+        faults,
+        spiking=not config.ann,
+        table=COST_TABLES[config.energy_table],
+        idle_events=config.idle_events,
+        maps=maps,
+        downsample=block_side(config.downsample, sensor_size, bundle.trained_size),
+        count_every=detector.count_every,
+    )
+
+
+def check_network(bundle: Bundle, config: RunConfig) -> Bundle:
+    """Check that loaded weights can be run with these settings, as far as that does not depend on the sensor or the device.
+
+    Returns:
+        The network, with a memory if the settings ask for one.
+
+    Raises:
+        ConfigError: T, a memory, overlapping windows or adaptive timesteps contradict the weights or each other.
+    """
     if config.adaptive is not None and not config.ann:
         if (config.timesteps or bundle.parameters.timesteps) == 1:
             raise ConfigError(
@@ -174,29 +209,21 @@ def open_inference(
             "batch and idle_events: a network with memory runs every window, one after the other; "
             "leave --batch and --idle-events out"
         )
-    detector = GridDetector(
-        bundle,
-        config.decoding,
-        config.ann,
-        config.timesteps,
-        pick_device(config.device),
-        config.engine,
-        config.adaptive,
-        config.count_every,
-    )
-    voxel = bundle.voxel if config.window_ms is None else replace(bundle.voxel, window_ms=config.window_ms)
-    return Inference(
-        detector,
-        voxel,
-        sensor_size,
-        faults,
-        spiking=not config.ann,
-        table=COST_TABLES[config.energy_table],
-        idle_events=config.idle_events,
-        maps=maps,
-        downsample=block_side(config.downsample, sensor_size, bundle.trained_size),
-        count_every=detector.count_every,
-    )
+    resolve_timesteps(bundle, config.ann, config.timesteps)
+    step_of(config, _voxel(bundle, config).window_us)
+    return bundle
+
+
+def _voxel(bundle: Bundle, config: RunConfig) -> VoxelConfig:
+    return bundle.voxel if config.window_ms is None else replace(bundle.voxel, window_ms=config.window_ms)
+
+
+def check_machine(bundle: Bundle, config: RunConfig) -> None:
+    """Raise ConfigError if this machine does not have the settings' device or engine; starts no GPU by itself."""
+    if (config.device, config.engine) != ("auto", "auto"):
+        timesteps = resolve_timesteps(bundle, config.ann, config.timesteps)
+        device = pick_device(config.device)
+        resolve_engine(bundle, config.ann, timesteps, device, config.engine, config.adaptive, config.count_every)
 
 
 def block_side(downsample: int, sensor_size: SensorSize, trained_size: SensorSize | None) -> int:

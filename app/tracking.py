@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,11 @@ class _Object:
         return self.boxes[-1 - int(np.argmax(latest_first))][1]
 
 
+def require_trackers() -> tuple[ModuleType, ModuleType]:
+    """Import the packages trackers and supervision; raises MissingPackageError if one is not installed."""
+    return require("trackers", "track", "--track"), require("supervision", "track", "--track")
+
+
 class Tracker:
     """Assigns track numbers to the boxes of consecutive windows, and adds the boxes of held objects.
 
@@ -130,7 +136,7 @@ class Tracker:
     """
 
     def __init__(self, config: TrackConfig, sensor_size: SensorSize, score: float, step_us: int) -> None:
-        trackers, self._supervision = require("trackers", "track", "--track"), require("supervision", "track", "--track")
+        trackers, self._supervision = require_trackers()
         self._config, self._size, self._score = config, sensor_size, score
         self._lost_us, self._hold_us = round(1e6 * config.lost_s), round(1e6 * config.hold_s)
         # ByteTrack adds up times as floats. Here they are µs instead of seconds, whose sums are exact. It expects `lost_us` in

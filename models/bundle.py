@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -102,8 +103,8 @@ def _is_utf8(path: Path) -> bool:
 
 @contextmanager
 def _open_file(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The open file and its header. Its tensors are views of the file, which Windows does not replace meanwhile: copy them."""
-    if not path.exists():
+    """The open file and its header."""
+    if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such weights file")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a regular file; a weights file is expected")
@@ -138,9 +139,9 @@ def _metadata(path: Path, header: dict[str, str], kind: str) -> dict[str, Any]:
 def find_weights(weights: str | Path) -> Path:
     """A weights file by its path, or bundled weights by name; raises CheckpointError if there are none."""
     named = WEIGHTS / f"{weights}.safetensors"
-    if named.is_file():
+    if os.path.isfile(named):  # also if the system allows no such name
         return named
-    if Path(weights).suffix or Path(weights).is_file():
+    if Path(weights).suffix or os.path.isfile(weights):
         return Path(weights)
     known = ", ".join(sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))) or "none"
     raise CheckpointError(f"weights {str(weights)!r}: no such bundled weights (bundled: {known}) and not a file name")

@@ -70,17 +70,9 @@ class GridDetector:
         self._adaptive, self._lock = adaptive, Lock()
         self._geometries: dict[tuple[int, int, int], MemoryGeometry] = {}
         self._ann = Runner(bundle.graph.on(self.device)) if ann else None
-        timesteps = 1 if ann else timesteps or bundle.parameters.timesteps
-        if self.has_memory and timesteps > 1:
-            raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
+        timesteps = resolve_timesteps(bundle, ann, timesteps)
         self.timesteps = None if ann else timesteps
-        self.engine = choose(
-            engine if adaptive is None else "reference",
-            self.device.type,
-            timesteps,
-            ann or is_integer(bundle.spiking, bundle.parameters),
-            count_every,
-        )
+        self.engine = resolve_engine(bundle, ann, timesteps, self.device.type, engine, adaptive, count_every)
         self.count_every = 1 if ann else count_every or ENGINES[self.engine].count_every
         self._spiking = None if ann else self._open(timesteps)
 
@@ -172,6 +164,22 @@ class GridDetector:
     def dense_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of the ANN for one grid of this size."""
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
+
+
+def resolve_timesteps(bundle: DetectorBundle, ann: bool, timesteps: int | None) -> int:
+    """Return the number of timesteps, 1 for the ANN; raises ConfigError for several of a network with memory."""
+    resolved = 1 if ann else timesteps or bundle.parameters.timesteps
+    if bundle.graph.memories and resolved > 1:
+        raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
+    return resolved
+
+
+def resolve_engine(
+    bundle: DetectorBundle, ann: bool, timesteps: int, device: str, engine: str, adaptive: float | None, count_every: int | None
+) -> str:
+    """Return the name of the engine; raises ConfigError if it cannot run this network on this device. See `Detector`."""
+    is_whole = ann or is_integer(bundle.spiking, bundle.parameters)
+    return choose(engine if adaptive is None else "reference", device, timesteps, is_whole, count_every)
 
 
 _first_run_in: int | None = None

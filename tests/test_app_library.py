@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import pickle
+import shutil
 import sys
 import threading
 import weakref
@@ -14,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +34,7 @@ from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
 from evburst.data.readers.dat import dat_header
-from evburst.models.bundle import DetectorBundle
+from evburst.models.bundle import DetectorBundle, find_weights
 from tests.conftest import SAMPLE, in_new_process, random_events
 
 SIZE = SensorSize(304, 240)
@@ -452,6 +454,63 @@ def test_settings_and_errors() -> None:
         Detector(sensor_size=(32, 32))(random_events(1000, SIZE, 1000))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": b"street"}, "weights: expected the name of bundled weights or a path, received bytes"),
+        ({"weights": None}, "weights: expected the name .*, received NoneType"),
+        ({"weights": "s" * 300}, "no such bundled weights"),
+        ({"weights": "s" * 300 + ".safetensors"}, "no such weights file"),
+        ({"weights": "a\0b"}, "no such bundled weights"),
+        ({"engine": "cuda"}, "engine 'cuda' needs --device cuda"),
+        ({"adaptive": 0.8}, "adaptive needs at least two timesteps"),
+        ({"adaptive": 0.8, "timesteps": 2, "engine": "int8"}, "adaptive runs on the reference engine only"),
+        ({"memory": True, "timesteps": 2}, "a network with memory has one timestep per window"),
+        ({"memory": True, "batch": 4}, "a network with memory runs every window, one after the other"),
+        ({"memory": True, "stride_ms": 10.0}, "windows of a network with memory follow each other"),
+        ({"stride_ms": 15}, "must divide the length of the windows, 50 ms"),
+        pytest.param(
+            {"device": "cuda"},
+            "torch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it has a CUDA device"),
+        ),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_when_the_detector_is_made(settings: dict[str, Any], message: str) -> None:
+    """Not when its first recording arrives."""
+    with pytest.raises(EvburstError, match=message):
+        Detector(**settings)
+
+
+def test_tracks_without_their_package_are_refused_when_the_detector_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(EvburstError, match="--track needs trackers"):
+        Detector(track=True)
+
+
+def test_recordings_and_weights_are_given_by_anything_that_names_a_file(tmp_path: Path) -> None:
+    """As to Python's own `open`."""
+
+    class Named:
+        def __init__(self, path: Path) -> None:
+            self._path = path
+
+        def __fspath__(self) -> str:
+            return str(self._path)
+
+    weights = tmp_path / "own.safetensors"
+    shutil.copy(find_weights("street"), weights)
+    with os.scandir(SAMPLE.parent) as entries:
+        entry = next(entry for entry in entries if entry.name == SAMPLE.name)
+    detector = Detector(Named(weights), max_windows=1)
+    assert detector.config.weights == str(weights)
+    (expected,) = detector.stream(SAMPLE)
+    for source in (Named(SAMPLE), PurePath(SAMPLE), entry):
+        (found,) = detector.stream(source)
+        assert np.array_equal(found.grid, expected.grid)
+        assert open_events(source).sensor_size == SIZE
+
+
 def test_a_result_is_shown_in_one_line() -> None:
     (result,) = Detector("street", max_windows=1).stream(SAMPLE)
     assert repr(result) == (
@@ -589,6 +648,7 @@ def test_importing_evburst_is_light_and_lists_its_names() -> None:
     assert set(evburst.__all__) <= set(dir(evburst))
     with pytest.raises(AttributeError, match="no attribute 'Detecter'"):
         evburst.Detecter  # noqa: B018
+    assert {"sys", "Path", "import_module"}.isdisjoint(dir(evburst))
     code = "import sys, evburst; print([m for m in ('torch', 'numba', 'cv2', 'numpy') if m in sys.modules])"
     assert in_new_process(code).strip() == "[]"
 

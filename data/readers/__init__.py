@@ -10,10 +10,10 @@ file types that are often mistaken for recordings (see `foreign`) are named in t
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def _forget(name: str) -> None:
 
 
 def open_events(
-    path: Path | str,
+    path: str | os.PathLike[str],
     sensor_size: tuple[int, int] | str | None = None,
     format: str | None = None,
     *,
@@ -128,9 +128,9 @@ def open_events(
         SensorSizeError: the file and the caller state different sizes of the sensor.
         SensorSizeUnknownError: neither of them states it.
     """
-    if not isinstance(path, str | PathLike):
+    if not isinstance(path, str | os.PathLike):
         raise DataError(f"open_events: expected the path of a recording, received {type(path).__name__}")
-    path, size = Path(path), None if sensor_size is None else SensorSize.of(sensor_size)
+    path, size = Path(os.fsdecode(path)), None if sensor_size is None else SensorSize.of(sensor_size)
     _check_format(format)
     pipe = Pipe(path, _HEAD_BYTES) if is_pipe(path) else None
     name = _recognise(path, _read_head(path) if pipe is None else pipe.head, format)
