@@ -26,7 +26,7 @@ from evburst.data.slicing import MAX_START_S, first_us, overlapping, windows_by_
 from evburst.eval.energy import COST_TABLES, HEADLINE, EnergyTotals
 from evburst.eval.memory import memory_figures
 from evburst.models.bundle import Bundle
-from evburst.models.detector import Detector, resolve_engine, resolve_timesteps
+from evburst.models.detector import GridDetector, resolve_engine, resolve_timesteps
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
 from evburst.models.runtime import check_engine
@@ -163,7 +163,7 @@ def open_inference(
         ConfigError: the engine or the device is not available, or T or a memory contradicts the other settings.
     """
     bundle = check_network(bundle, config)
-    detector = Detector(
+    detector = GridDetector(
         bundle,
         config.decoding,
         config.ann,

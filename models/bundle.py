@@ -103,7 +103,7 @@ def _is_utf8(path: Path) -> bool:
 
 @contextmanager
 def _open_file(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """The open file and its header."""
+    """The open file and its header. Its tensors are views of the file, which Windows does not replace meanwhile: copy them."""
     if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such weights file")
     if not path.is_file():
@@ -152,9 +152,8 @@ def bundled_weights(task: str) -> list[str]:
     found = []
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         with _open_file(path) as (_, header):
-            head = head_of(METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"])
-        if task_of(head).name == task:
-            found.append(path.stem)
+            head = METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"]
+        found += [path.stem] if task_of(head_of(head)).name == task else []
     return found
 
 

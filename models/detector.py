@@ -166,7 +166,7 @@ class GridDetector:
         return sum(dense_macs(self.bundle.graph, self.bundle.voxel.channels, height, width).values())
 
 
-def resolve_timesteps(bundle: DetectorBundle, ann: bool, timesteps: int | None) -> int:
+def resolve_timesteps(bundle: Bundle, ann: bool, timesteps: int | None) -> int:
     """Return the number of timesteps, 1 for the ANN; raises ConfigError for several of a network with memory."""
     resolved = 1 if ann else timesteps or bundle.parameters.timesteps
     if bundle.graph.memories and resolved > 1:
@@ -175,9 +175,9 @@ def resolve_timesteps(bundle: DetectorBundle, ann: bool, timesteps: int | None) 
 
 
 def resolve_engine(
-    bundle: DetectorBundle, ann: bool, timesteps: int, device: str, engine: str, adaptive: float | None, count_every: int | None
+    bundle: Bundle, ann: bool, timesteps: int, device: str, engine: str, adaptive: float | None, count_every: int | None
 ) -> str:
-    """Return the name of the engine; raises ConfigError if it cannot run this network on this device. See `Detector`."""
+    """Return the name of the engine; raises ConfigError if it cannot run this network on this device. See `GridDetector`."""
     is_whole = ann or is_integer(bundle.spiking, bundle.parameters)
     return choose(engine if adaptive is None else "reference", device, timesteps, is_whole, count_every)
 

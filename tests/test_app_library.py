@@ -34,7 +34,7 @@ from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
 from evburst.data.readers.dat import dat_header
-from evburst.models.bundle import DetectorBundle, find_weights
+from evburst.models.bundle import Bundle, find_weights
 from tests.conftest import SAMPLE, in_new_process, random_events
 
 SIZE = SensorSize(304, 240)
@@ -626,7 +626,7 @@ def test_maps_on_request() -> None:
 def test_what_holds_arrays_is_equal_to_itself_alone() -> None:
     """As NumPy's own arrays have no equality that is true or false: in sets, lists and as keys, an object is itself."""
     (result,) = Classifier("nmnist", max_windows=1)(random_events(1000, SensorSize(34, 34), 90_000))
-    bundle = DetectorBundle.load("nmnist")
+    bundle = Bundle.load("nmnist")
     window = next(open_events(SAMPLE).windows(50_000))
     objects = [result, result.stats, result.classification, window, bundle.parameters, *bundle.parameters.neurons.values()]
     for one in objects:

@@ -167,9 +167,7 @@ def test_missing_threshold_is_an_incomplete_file(bundle: Bundle, tmp_path: Path)
         Bundle.load(path)
 
 
-def test_a_weights_file_that_is_in_use_can_be_replaced(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_weights_file_that_is_in_use_can_be_replaced(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     bundle.save(path)
     refuse_files_in_use(monkeypatch)
