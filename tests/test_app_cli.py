@@ -570,9 +570,9 @@ def test_a_closed_stdout_is_no_message(words: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize(("system", "said"), [("win32", ""), ("linux", "standard output cannot be written")])
+@pytest.mark.parametrize(("system", "message"), [("win32", ""), ("linux", "standard output cannot be written")])
 def test_a_closed_stdout_is_no_message_on_windows(
-    system: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    system: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
@@ -582,7 +582,7 @@ def test_a_closed_stdout_is_no_message_on_windows(
     monkeypatch.setattr(sys, "stdout", Closed())
     assert run_with(lambda args: "text") == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"error: {said}") if said else err == ""
+    assert err.startswith(f"error: {message}") if message else err == ""
 
 
 def test_closed_standard_streams_end_no_run_and_mix_nothing(tmp_path: Path) -> None:
