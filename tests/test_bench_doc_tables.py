@@ -31,6 +31,7 @@ NOT_MEASURED = {
     ("convert.md", "column | content"): TERMS,
     ("detect.md", "extra | needed for"): OPTIONS,
     ("detect.md", "file | content"): FILES,
+    ("detect.md", "system | simulated | differs"): TERMS,
     ("detect.md", "field | content"): FILES,
     ("detect.md", "flag | effect"): OPTIONS,
     ("detect.md", "filter | removes an event | example"): OPTIONS,
