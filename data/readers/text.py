@@ -212,9 +212,9 @@ class TextFile(PacketFile):
         text = b"\n".join(lines)
         if not any(mark in text for mark in _MARKS_OF_FRACTIONS):
             return
-        for fields in self._split(lines):
-            if _is_fraction(fields[self._places["t"]]):
-                raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs")
+        times = (fields[self._places["t"]] for fields in self._split(lines))
+        if any(not time.isdigit() and _is_fraction(time) for time in times):
+            raise ValueError("a time is not a whole number; pass --time-unit if it is not in µs")
 
     def _first_bad(self, lines: list[bytes]) -> int:
         """Return the index of the first line that cannot be read, by bisection."""
