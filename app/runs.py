@@ -197,7 +197,7 @@ def check_network(bundle: Bundle, config: RunConfig) -> Bundle:
         ConfigError: T, a memory, overlapping windows or adaptive timesteps contradict the weights or each other.
     """
     if config.adaptive is not None and not config.ann:
-        if (config.timesteps or bundle.parameters.timesteps) == 1:
+        if resolve_timesteps(bundle, config.ann, config.timesteps) == 1:
             raise ConfigError(
                 "adaptive needs at least two timesteps, and these weights run with T = 1; pass --timesteps 2 or more"
             )
@@ -259,7 +259,7 @@ def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
         return bundle
     if config.window_ms and not 1 / _FARTHEST <= config.window_ms / trained_ms <= _FARTHEST:
         _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
-    if config.adaptive is not None and not config.ann and (config.timesteps or bundle.parameters.timesteps) > 1:
+    if config.adaptive is not None and resolve_timesteps(bundle, config.ann, config.timesteps) > 1:
         _LOG.info("note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is")
     return bundle
 

@@ -45,8 +45,8 @@ class BurstHistogram(SpikingNetwork):
         """See Runner."""
         if node.op not in KINDS:
             return
-        theta = self.sizes[node.name]
-        counts = torch.round(value if theta is None else value / theta[:, None, None]).abs().long()
+        size = self.sizes[node.name]
+        counts = torch.round(value if size is None else value / size[:, None, None]).abs().long()
         weights = self._fan_out[node.name].double().expand(counts.shape)
         own = np.bincount(counts.flatten().numpy(), weights.flatten().numpy())
         longer = max(len(own), len(self.operations))

@@ -152,8 +152,9 @@ def bundled_weights(task: str) -> list[str]:
     found = []
     for path in sorted(WEIGHTS.glob("*.safetensors")):
         with _open_file(path) as (_, header):
-            head = METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"]
-        found += [path.stem] if task_of(head_of(head)).name == task else []
+            head = head_of(METADATA(_metadata(path, header, "detector"), f"{path}: metadata")["head"])
+        if task_of(head).name == task:
+            found.append(path.stem)
     return found
 
 
@@ -283,14 +284,13 @@ class Bundle:
         """From parts that were checked."""
         ann = {name.removeprefix("ann/"): t.float() for name, t in tensors.items() if name.startswith("ann/")}
         graph = Graph(graph.nodes, graph.outputs, ann)
-        takes_back = set(content.get("takes_back", []))
         neurons = {
             node.name: NeuronLayer(
                 tensors[f"theta/{node.name}"],
                 tensors[f"shift/{node.name}"],
                 content["phi"][node.name],
                 **node.attrs,
-                takes_back=node.name in takes_back,
+                takes_back=node.name in content.get("takes_back", []),
             )
             for node in graph.nodes
             if node.op == "relu"

@@ -99,9 +99,9 @@ class DifferenceNetwork(SpikingNetwork):
         return (differences * layer.theta[:, None, None]).flatten(0, 1)
 
     def max_pool(self, node: Node, x: Tensor) -> Tensor:
-        theta = self.sizes[node.name]
-        assert theta is not None  # as in SpikingNetwork
-        scale = theta[:, None, None]
+        size = self.sizes[node.name]
+        assert size is not None  # as in SpikingNetwork
+        scale = size[:, None, None]
         counts = torch.round((self._over_time(x) + self._silence.read[node.name]) / scale)
         summed = counts.cumsum(0)
         growth = self._growth(node, torch.cat([torch.zeros_like(summed[:1]), summed]))

@@ -164,9 +164,9 @@ def counted(graph: Graph, parameters: SpikingParameters, grid: Tensor) -> tuple[
         def observe(self, node: Node, value: Tensor) -> None:
             super().observe(node, value)
             if node.op in ("relu", "max_pool"):
-                theta = self.sizes[node.name]
-                assert theta is not None
-                counts[node.name] = torch.round(value / theta[:, None, None])[0]
+                size = self.sizes[node.name]
+                assert size is not None
+                counts[node.name] = torch.round(value / size[:, None, None])[0]
 
     return Watched(graph, parameters).run(grid)[0][0], counts
 

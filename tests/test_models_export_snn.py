@@ -51,9 +51,9 @@ class Watched(SpikingNetwork):
     def observe(self, node: Node, value: Tensor) -> None:
         if node.op == "input":
             self.counts, self.largest = {}, {}
-        unit = self.sizes[node.name]
-        if node.op == "add" and unit is not None:
-            self.largest[node.name] = float((value / unit[:, None, None]).max())
+        size = self.sizes[node.name]
+        if node.op == "add" and size is not None:
+            self.largest[node.name] = float((value / size[:, None, None]).max())
         if node.op == "relu":
             self.counts[node.name] = torch.round(value / self.parameters.neurons[node.name].theta[:, None, None]).numpy()
 

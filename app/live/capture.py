@@ -58,13 +58,8 @@ class Capture:
     ) -> None:
         self.source, self.status, self.lost = source, "starting", 0
         self.started_s = time.perf_counter()
-        self._size, self._window_us, self._put, self._is_held, self._notify = (
-            source.sensor_size,
-            window_us,
-            put,
-            is_held,
-            notify,
-        )
+        self._size, self._window_us = source.sensor_size, window_us
+        self._put, self._is_held, self._notify = put, is_held, notify
         self._reasons: set[str] = set()
         self._until_us = 0
 

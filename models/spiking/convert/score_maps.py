@@ -55,11 +55,11 @@ def fold_score_maps(
         if read is None:
             tensors[weight] = where_changed((factor * tensors[weight]).half().float(), tensors[weight])
         else:
-            integers, size = to_int8(tensors[weight], read, tensors.get(step))
-            scaled = short(scale.double() * size.double()).float()
+            integers, unscaled = to_int8(tensors[weight], read, tensors.get(step))
+            scaled = short(scale.double() * unscaled.double()).float()
             tensors[weight] = where_changed(from_int8(integers, scaled, read), tensors[weight])
             if step in tensors:  # of a network from a file
-                tensors[step] = where_changed(scaled, size)
+                tensors[step] = where_changed(scaled, unscaled)
         constant = scale * (tensors[offset] + shifts[name]) + bias
         for own, new in ((weight, factor * ann_tensors[weight]), (offset, scale * ann_tensors[offset] + bias)):
             ann_tensors[own] = where_changed(new.half().float(), ann_tensors[own])
