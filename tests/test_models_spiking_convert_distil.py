@@ -22,6 +22,8 @@ from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, ca
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
+from evburst.models.spiking.convert.noise import KINDS, SIZE, noise_grids, relative_cost
+from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused
@@ -254,11 +256,52 @@ def spent_on(converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float
     return sum(float(x.synaptic_ops.sum()) for x in layers) / sum(float(x.graded_ops.sum()) for x in layers)
 
 
+def test_scattered_events_cost_what_the_reference_engine_counts(
+    graph: Graph, calibrated: tuple[Graph, SpikingParameters]
+) -> None:
+    student, grids = Student(*calibrated, torch.device("cpu")), noise_grids(4, 3)
+    student.outputs(grids)
+    before = student.operations
+    layers = SpikingNetwork(*calibrated).run(grids)[1].layers
+    expected = np.sum([layer.synaptic_ops_beyond_silence for layer in layers], 0)
+    assert expected.min() > 0
+    assert student.beyond_silence(grids).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    assert student.operations is before
+
+
+def test_it_learns_that_scattered_events_mean_nothing(graph: Graph, batches: list[Tensor]) -> None:
+    """They cost half, and what is learned otherwise still comes nearer to the ANN."""
+    start = calibrate(graph, record_targets(graph, torch.cat(batches[:4])), 1, Choice(8))
+    seen: list[Progress] = []
+    distil(graph, *start, SPEC, batches[:1], Descent(1, noise=1.0), seen.append)
+    before = seen[0].noise
+    learned = distil(graph, *start, SPEC, batches[:40] * 4, Descent(160, noise=0.5 * before))
+
+    def cost(converted: tuple[Graph, SpikingParameters]) -> float:
+        grids = torch.cat([noise_grids(4, 1000 + k) for k in range(4)])
+        layers = SpikingNetwork(*converted).run(grids)[1].layers
+        return float(sum(layer.synaptic_ops_beyond_silence.sum() for layer in layers))
+
+    assert cost(learned) < 0.65 * cost(start)
+    assert mean_divergence(graph, learned, batches[40]) < mean_divergence(graph, start, batches[40])
+
+
+def test_scattered_events_are_as_many_as_stated() -> None:
+    grids = torch.stack([noise_grids(10, seed) for seed in range(40)])
+    found = grids.sum((2, 3, 4)).mean(0)
+    pixels = SIZE[0] * SIZE[1]
+    assert found.tolist() == pytest.approx([pixels / kind.pixels for kind in KINDS], rel=0.1)
+    assert torch.equal(grids[7], noise_grids(10, 7))
+    assert not torch.equal(grids[7], grids[8])
+    allowed = torch.tensor([kind.share for kind in KINDS])
+    assert float(relative_cost(1000 * allowed, 2 * pixels)) == pytest.approx(2000)
+
+
 def test_interrupted_and_resumed_is_uninterrupted(
     graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
 ) -> None:
     def begin() -> Distillation:
-        return Distillation(graph, *calibrated, SPEC, Descent(6, 5000.0, 1.2))
+        return Distillation(graph, *calibrated, SPEC, Descent(6, 5000.0, 1.2, 0.5))
 
     whole, first, second = begin(), begin(), begin()
     for grids in batches[:6]:

@@ -38,6 +38,9 @@ class ConvertConfig:
         budget: maximum energy per window, as a share of the dense ANN's (INT8, per spike); None: no search.
         burst: mean spikes per burst, weighted by fan-out, that advanced calibration aims at; a third of it is the energy
             relative to a quantised network that skips zeros (INT8). None: no limit.
+        noise: what scattered events may cost that advanced calibration aims at, in operations beyond silence, relative to a
+            tenth of a window's for few of them and a quarter for a noisy sensor (models/spiking/convert/noise.py). None: no
+            limit.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
@@ -82,6 +85,7 @@ class ConvertConfig:
     signed: bool = False
     budget: float | None = None
     burst: float | None = None
+    noise: float | None = None
     max_loss: float | None = None
     compress: float | None = None
     pick: int | None = None
@@ -123,6 +127,7 @@ class ConvertConfig:
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
             "burst must be above 1": self.burst is None or self.burst > 1,
+            "noise must be positive": self.noise is None or self.noise > 0,
             "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,
         }
         for message, holds in checks.items():

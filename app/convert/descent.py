@@ -188,8 +188,8 @@ def _mean(recent: list[Progress], name: str) -> float:
 
 
 def _row(seconds: float, windows: int, recent: list[Progress]) -> dict[str, float]:
-    means = np.mean([(p.divergence, p.operations, p.burst, *p.multipliers) for p in recent], 0)
-    names = "divergence", "train_operations", "train_burst", "multiplier", "burst_multiplier"
+    means = np.mean([(p.divergence, p.operations, p.burst, p.noise, *p.multipliers) for p in recent], 0)
+    names = "divergence", "train_operations", "train_burst", "noise", "multiplier", "burst_multiplier", "noise_multiplier"
     return {"minutes": seconds / 60, "windows": windows, **dict(zip(names, means.tolist(), strict=True))}
 
 

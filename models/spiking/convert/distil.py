@@ -25,6 +25,7 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
+from evburst.models.spiking.convert.noise import noise_grids, relative_cost
 from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.integer_form import can_be_whole, driven, integer_form
 from evburst.models.spiking.network import SpikingParameters, spike_sizes
@@ -56,6 +57,8 @@ class Descent:
         burst: limit on the mean number of spikes per burst, weighted by fan-out. It determines the energy relative to a
             quantised network that skips zeros, which multiplies once per burst. None for no limit.
         rate: factor on the learning rate.
+        noise: limit on the operations beyond silence of scattered events, relative to what noise.py allows them. None for no
+            limit.
         weights: whether weights learn too, besides thresholds and shifts. Weights that do not learn follow from the ANN's
             and take no space in a weights file.
     """
@@ -63,6 +66,7 @@ class Descent:
     steps: int
     operations: float | None = None
     burst: float | None = None
+    noise: float | None = None
     rate: float = 1.0
     weights: bool = True
 
@@ -111,13 +115,15 @@ class Progress:
         divergence: of the batch.
         operations: synaptic operations.
         burst: mean spikes per burst, weighted by fan-out.
-        multipliers: of the limits on operations and on bursts.
+        noise: cost of scattered events, relative to what noise.py allows them; 0 without a limit on it.
+        multipliers: of the limits on operations, on bursts and on noise.
     """
 
     divergence: float
     operations: float
     burst: float
-    multipliers: tuple[float, float]
+    noise: float
+    multipliers: tuple[float, float, float]
 
 
 class Distillation:
@@ -144,7 +150,8 @@ class Distillation:
         self, ann: Graph, spiking: Graph, parameters: SpikingParameters, spec: HeadSpec, descent: Descent, device: str = "cpu"
     ) -> None:
         refuse_memory(spiking)
-        folds = descent.operations is None and _folds(parameters)  # folding would hide the cost of negative spikes
+        free = descent.operations is None and descent.noise is None
+        folds = free and _folds(parameters)  # folding would hide the cost of negative spikes
         self._before = parameters if folds else None
         tensors = spiking.tensors | ({} if descent.weights else _weights_of(ann))
         self._device = torch.device(device)
@@ -159,7 +166,7 @@ class Distillation:
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._spec, self.descent = spec, descent
-        self._limits = Limit(), Limit()
+        self._limits = Limit(), Limit(), Limit()
         self.operations, self.burst = descent.operations, descent.burst
         self.step = 0
 
@@ -172,32 +179,42 @@ class Distillation:
             x = grids.to(self._device).float()
             expected = [output.clone() for output in self._teacher(x)]
             diverged = divergence(expected, student.outputs(x), self._spec, everywhere=True)
-            found = torch.stack([diverged, student.operations, student.bursts]).detach().tolist()  # the one wait of a step
-            progress = self._progress(*found)
+            noise = self._noise(x)
+            found = torch.stack([diverged, student.operations, student.bursts, noise])
+            progress = self._progress(*found.tolist())  # the one wait of a step
             self._optimizer.zero_grad()
-            self._loss(diverged, progress).backward()  # type: ignore[no-untyped-call]
+            self._loss(diverged, noise, progress).backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
         self.step += 1
         return progress
 
-    def _progress(self, diverged: float, operations: float, bursts: float) -> Progress:
-        """Update the multipliers with the measurements of this step."""
-        burst, steps = operations / max(bursts, 1.0), self.descent.steps
-        multipliers = [
-            0.0 if limit is None else held.multiplier(found, limit, self.step, steps)
-            for held, found, limit in zip(self._limits, (operations, burst), (self.operations, self.burst), strict=True)
-        ]
-        return Progress(diverged, operations, burst, (multipliers[0], multipliers[1]))
+    def _noise(self, x: Tensor) -> Tensor:
+        """Operations of scattered events relative to what they may cost, times those of a training window of `x`; 0 without a
+        limit."""
+        if self.descent.noise is None:
+            return torch.zeros((), device=self._device)
+        grids = noise_grids(x.shape[1], self.step).to(self._device)
+        return relative_cost(self._student.beyond_silence(grids), x.shape[2] * x.shape[3])
 
-    def _loss(self, diverged: Tensor, progress: Progress) -> Tensor:
+    def _progress(self, diverged: float, operations: float, bursts: float, noise: float) -> Progress:
+        """Update the multipliers with the measurements of this step."""
+        found = operations, operations / max(bursts, 1.0), noise / max(operations, 1.0)
+        first, second, third = (
+            0.0 if limit is None else held.multiplier(own, limit, self.step, self.descent.steps)
+            for held, own, limit in zip(self._limits, found, (self.operations, self.burst, self.descent.noise), strict=True)
+        )
+        return Progress(diverged, *found, (first, second, third))
+
+    def _loss(self, diverged: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """The divergence, and the limited quantities times their multipliers."""
-        student, loss = self._student, diverged
+        student, loss, operations = self._student, diverged, self.operations or progress.operations
+        of_operations, of_bursts, of_noise = (progress.divergence * own / operations for own in progress.multipliers)
         if self.operations is not None:
-            loss = loss + progress.divergence * progress.multipliers[0] * student.operations / self.operations
+            loss = loss + of_operations * student.operations
         if self.burst is not None:
-            loss = loss + progress.divergence * progress.multipliers[1] * student.surplus / (
-                self.operations or progress.operations
-            )
+            loss = loss + of_bursts * student.surplus
+        if self.descent.noise is not None:
+            loss = loss + of_noise / self.descent.noise * noise
         return loss
 
     def network(self) -> tuple[Graph, SpikingParameters]:

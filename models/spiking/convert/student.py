@@ -72,6 +72,7 @@ class Student(SpikingNetwork):
             tensor.requires_grad_()
         self._layers = dict(copied.neurons)
         self.operations = self.surplus = self.bursts = torch.zeros((), device=device)
+        self._beyond: Tensor | None = None
         self._read: dict[str, Tensor | None] = {}
         self._driven = driven(self.graph) if integer else []
         self._steps: dict[str, Tensor] = {}
@@ -103,6 +104,21 @@ class Student(SpikingNetwork):
         self.operations = self.surplus = self.bursts = torch.zeros((), device=self.device)
         self.steps_now()
         return self.compute(grids)
+
+    def beyond_silence(self, grids: Tensor) -> Tensor:
+        """Synaptic operations of the spikes that differ from those of a grid without events, `(N,)` with gradient.
+
+        Weights and thresholds are rounded as they were in the last run of `outputs`, whose sums stay as they are.
+
+        Args:
+            grids: `(N, 2 * bins, H, W)` float32, of any size.
+        """
+        both = torch.cat([torch.zeros_like(grids[:1]), grids])
+        self.begin(both)
+        self._beyond = torch.zeros(len(grids), device=self.device)
+        self.compute(both)
+        beyond, self._beyond = self._beyond, None
+        return beyond
 
     def steps_now(self) -> dict[str, Tensor]:
         """Choose the steps that the present weights and thresholds are rounded to; returns them as tensors of the graph."""
@@ -144,6 +160,10 @@ class Student(SpikingNetwork):
         return self._theta_log[name].exp() if name in self._theta_log else self.parameters.neurons[name].theta
 
     def _count(self, node: Node, counts: Tensor) -> None:
+        if self._beyond is not None:
+            differing = (counts[:, 1:] - counts[:, :1]).abs().sum(0)
+            self._beyond = self._beyond + (differing * self._fan_out[node.name]).sum((1, 2, 3))
+            return
         spikes, fan_out = counts.abs(), self._fan_out[node.name] / self._images
         self.operations = self.operations + (spikes.sum(0) * fan_out).sum()
         self.bursts = self.bursts + ((spikes.detach() > 0.5).sum(0) * fan_out).sum()
@@ -161,8 +181,11 @@ class Student(SpikingNetwork):
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         current = x.reshape(-1, self._images, *x.shape[1:])
-        layer, fan_out = self._layers[node.name], self._fan_out[node.name]
-        fired = fire(current, self._theta_of(node.name), self._shift[node.name], layer, self._timesteps, fan_out)
+        layer, fan_out, theta = self._layers[node.name], self._fan_out[node.name], self._theta_of(node.name)
+        fired = fire(current, theta, self._shift[node.name], layer, self._timesteps, fan_out)
+        if self._beyond is not None:
+            self._count(node, fired.out / theta[:, None, None])
+            return fired.out.flatten(0, 1)
         self.operations = self.operations + fired.operations
         self.surplus = self.surplus + fired.surplus
         self.bursts = self.bursts + fired.bursts
