@@ -207,7 +207,7 @@ class Distillation:
 
     def _loss(self, diverged: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """The divergence, and the limited quantities times their multipliers."""
-        student, loss, operations = self._student, diverged, self.operations or progress.operations
+        student, loss, operations = self._student, diverged, self.operations or max(progress.operations, 1.0)
         of_operations, of_bursts, of_noise = (progress.divergence * own / operations for own in progress.multipliers)
         if self.operations is not None:
             loss = loss + of_operations * student.operations
