@@ -133,6 +133,7 @@ TABLES = (
         "Margin of silence",
         lambda: margin.table([read("margin_street")]),
     ),
+    DocTable("margin_noise", "docs/convert.md", "Noise", lambda: margin.table([read("margin_street_noise")])),
     DocTable(
         "seeds",
         "docs/convert.md",
