@@ -22,7 +22,7 @@ from evburst.models.spiking.convert.calibrate import Choice, best_thresholds, ca
 from evburst.models.spiking.convert.distil import Descent, Distillation, Progress
 from evburst.models.spiking.convert.fire import fire
 from evburst.models.spiking.convert.fold import trace
-from evburst.models.spiking.convert.noise import KINDS, SIZE, noise_grids, relative_cost
+from evburst.models.spiking.convert.noise import KINDS, noise_grids, relative_cost
 from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.integer_form import is_integer
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, spike_sizes
@@ -259,7 +259,7 @@ def spent_on(converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float
 def test_scattered_events_cost_what_the_reference_engine_counts(
     graph: Graph, calibrated: tuple[Graph, SpikingParameters]
 ) -> None:
-    student, grids = Student(*calibrated, torch.device("cpu")), noise_grids(4, 3)
+    student, grids = Student(*calibrated, torch.device("cpu")), noise_grids(4, 32, 3)
     student.outputs(grids)
     before = student.operations
     layers = SpikingNetwork(*calibrated).run(grids)[1].layers
@@ -278,7 +278,7 @@ def test_it_learns_that_scattered_events_mean_nothing(graph: Graph, batches: lis
     learned = distil(graph, *start, SPEC, batches[:40] * 4, Descent(160, noise=0.5 * before))
 
     def cost(converted: tuple[Graph, SpikingParameters]) -> float:
-        grids = torch.cat([noise_grids(4, 1000 + k) for k in range(4)])
+        grids = torch.cat([noise_grids(4, 32, 1000 + k) for k in range(4)])
         layers = SpikingNetwork(*converted).run(grids)[1].layers
         return float(sum(layer.synaptic_ops_beyond_silence.sum() for layer in layers))
 
@@ -287,14 +287,13 @@ def test_it_learns_that_scattered_events_mean_nothing(graph: Graph, batches: lis
 
 
 def test_scattered_events_are_as_many_as_stated() -> None:
-    grids = torch.stack([noise_grids(10, seed) for seed in range(40)])
+    grids = torch.stack([noise_grids(10, 32, seed) for seed in range(40)])
     found = grids.sum((2, 3, 4)).mean(0)
-    pixels = SIZE[0] * SIZE[1]
-    assert found.tolist() == pytest.approx([pixels / kind.pixels for kind in KINDS], rel=0.1)
-    assert torch.equal(grids[7], noise_grids(10, 7))
+    assert found.tolist() == pytest.approx([grids[0, 0, 0].numel() / kind.pixels for kind in KINDS], rel=0.1)
+    assert torch.equal(grids[7], noise_grids(10, 32, 7))
     assert not torch.equal(grids[7], grids[8])
-    allowed = torch.tensor([kind.share for kind in KINDS])
-    assert float(relative_cost(1000 * allowed, 2 * pixels)) == pytest.approx(2000)
+    assert noise_grids(10, 64, 0).shape == (len(KINDS), 10, 128, 192)
+    assert float(relative_cost(torch.tensor([1000 * kind.share for kind in KINDS]))) == pytest.approx(1000)
 
 
 def test_interrupted_and_resumed_is_uninterrupted(

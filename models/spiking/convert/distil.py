@@ -25,6 +25,7 @@ from torch import Tensor
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Runner
+from evburst.models.layout import input_stride
 from evburst.models.spiking.convert.noise import noise_grids, relative_cost
 from evburst.models.spiking.convert.student import Student
 from evburst.models.spiking.integer_form import can_be_whole, driven, integer_form
@@ -165,7 +166,7 @@ class Distillation:
         self._teacher = Runner(ann.on(self._device, copy=True))
         self._optimizer = torch.optim.Adam(self._student.groups(), betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
-        self._spec, self.descent = spec, descent
+        self._spec, self.descent, self._stride = spec, descent, input_stride(ann, spec)
         self._limits = Limit(), Limit(), Limit()
         self.operations, self.burst = descent.operations, descent.burst
         self.step = 0
@@ -193,8 +194,8 @@ class Distillation:
         limit."""
         if self.descent.noise is None:
             return torch.zeros((), device=self._device)
-        grids = noise_grids(x.shape[1], self.step).to(self._device)
-        return relative_cost(self._student.beyond_silence(grids), x.shape[2] * x.shape[3])
+        grids = noise_grids(x.shape[1], self._stride, self.step).to(self._device)
+        return relative_cost(self._student.beyond_silence(grids)) * (x[0, 0].numel() / grids[0, 0].numel())
 
     def _progress(self, diverged: float, operations: float, bursts: float, noise: float) -> Progress:
         """Update the multipliers with the measurements of this step."""

@@ -29,25 +29,19 @@ class Noise(NamedTuple):
 KINDS = Noise(730, 0.1), Noise(56, 0.25)
 """On a sensor of 304 x 240 pixels, 100 events, and the 1,300 of a noisy sensor."""
 SIZE = 128, 160
-"""Rows and columns of the grids, which are smaller than a sensor, because noise is the same at every place."""
+"""Least rows and columns of the grids, which are smaller than a sensor, because noise is the same at every place."""
 
 
-def noise_grids(channels: int, seed: int) -> Tensor:
-    """Return one grid of each kind, `(kinds, channels, *SIZE)` float32."""
-    rng, shape = np.random.default_rng(seed), (channels, *SIZE)
-    grids = np.zeros((len(KINDS), *shape), np.float32)
+def noise_grids(channels: int, stride: int, seed: int) -> Tensor:
+    """Return one grid of each kind, `(kinds, channels, rows, columns)` float32, whose sides are multiples of `stride`."""
+    rows, columns = (-(-side // stride) * stride for side in SIZE)
+    rng, grids = np.random.default_rng(seed), np.zeros((len(KINDS), channels, rows, columns), np.float32)
     for grid, kind in zip(grids, KINDS, strict=True):
-        events = rng.integers(0, grid.size, rng.poisson(SIZE[0] * SIZE[1] / kind.pixels))
+        events = rng.integers(0, grid.size, rng.poisson(rows * columns / kind.pixels))
         np.add.at(grid.reshape(-1), events, 1)
     return torch.from_numpy(grids)
 
 
-def relative_cost(operations: Tensor, pixels: int) -> Tensor:
-    """Return the mean cost of the grids of `noise_grids` relative to what they may cost, in units of a training window.
-
-    Args:
-        operations: `(kinds,)` beyond silence.
-        pixels: of a training window.
-    """
-    allowed = operations.new_tensor([kind.share for kind in KINDS])
-    return (operations / allowed).mean() * (pixels / (SIZE[0] * SIZE[1]))
+def relative_cost(operations: Tensor) -> Tensor:
+    """Return the mean of operations beyond silence, `(kinds,)`, over the share that they may come to."""
+    return (operations / operations.new_tensor([kind.share for kind in KINDS])).mean()
