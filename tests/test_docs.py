@@ -213,6 +213,14 @@ def test_plain_english(page: Path) -> None:
         assert found is None, f"{_name(page)}: {found.group()!r}"
 
 
+def test_results_name_no_folder_of_a_machine() -> None:
+    """A path from the root of a file system says where somebody measured, not what."""
+    files = sorted((ROOT / "docs" / "results").rglob("*.json"))
+    assert len(files) > 30
+    absolute = re.compile(r'"(?:/|[A-Za-z]:\\\\)[^"]*"')
+    assert {_name(file): found for file in files if (found := absolute.findall(file.read_text(encoding="utf-8")))} == {}
+
+
 def _code_files() -> list[Path]:
     files = [file for folder in CODE_FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in CODE_SUFFIXES]
     return sorted(file for file in files if _name(file) not in NOT_CHECKED and "results" not in file.parts)

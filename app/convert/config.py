@@ -38,9 +38,9 @@ class ConvertConfig:
         budget: maximum energy per window, as a share of the dense ANN's (INT8, per spike); None: no search.
         burst: mean spikes per burst, weighted by fan-out, that advanced calibration aims at; a third of it is the energy
             relative to a quantised network that skips zeros (INT8). None: no limit.
-        noise: what scattered events may cost that advanced calibration aims at, in operations beyond silence, relative to a
-            tenth of a window's for few of them and a quarter for a noisy sensor (models/spiking/convert/noise.py). None: no
-            limit.
+        noise: limit that advanced calibration sets to what scattered events cost, in operations beyond silence. 1 allows few of
+            them a tenth of a training window's operations, and those of a noisy sensor a quarter
+            (models/spiking/convert/noise.py). None: no limit.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
