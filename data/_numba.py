@@ -35,12 +35,15 @@ _REMEDY = "set NUMBA_CACHE_DIR to a writable folder to do so only once"
 def njit(*, slow: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return `numba.njit(**options)`, but do not raise if numba finds no cache folder.
 
-    Threads may call any kernel at any time. Compiled code cannot call a parallel one.
+    Threads may call any kernel at any time. Compiled code cannot call a parallel one. Divisions follow NumPy: a division of
+    floats by 0 gives an infinity, because a check before every division keeps loops from being vectorised.
 
     Args:
         slow: compilation takes many seconds; it is announced in the log, unless the cache holds the kernel.
         options: those of numba.
     """
+
+    options.setdefault("error_model", "numpy")
 
     def compile_kernel(function: Callable[..., Any]) -> Any:
         if slow:

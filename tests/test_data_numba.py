@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import pytest
 from numba.core import caching
 
@@ -22,6 +23,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs users")
 def triple(x: int) -> int:
     """A kernel."""
     return 3 * x
+
+
+def ratio(a: float, b: float) -> float:
+    """A kernel that divides."""
+    return a / b
 
 
 def another(x: int) -> int:
@@ -52,6 +58,13 @@ def test_without_a_folder_numba_raises_and_ours_keeps_kernels_in_a_private_one(n
     assert folder.stat().st_mode & 0o077 == 0
     assert list(folder.rglob("*.nbi"))
     assert numba.config.CACHE_DIR == ""
+
+
+def test_kernels_divide_as_numpy_does() -> None:
+    """A check before every division would keep their loops from being vectorised."""
+    assert njit()(ratio)(1.0, 0.0) == np.inf
+    with pytest.raises(ZeroDivisionError):
+        njit(error_model="python")(ratio)(1.0, 0.0)
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
