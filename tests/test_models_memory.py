@@ -72,19 +72,24 @@ def run(network: SpikingNetwork, sequence: list[Tensor]) -> list[tuple[list[Tens
     return found
 
 
-def test_where_events_are() -> None:
-    """The integers of the int8 engine against the definition, at thresholds around counts that occur."""
+@pytest.mark.parametrize("around", [0, 4])
+def test_where_events_are(around: int) -> None:
+    """The integers of the int8 engine against the definition, at thresholds around counts that occur; as `with_memory` counts,
+    and with pixels around each cell."""
     hold = with_memory(traced(Detects), SPEC).memories[0]
+    side = 4 + 2 * around
+    attrs = hold.attrs if not around else {**hold.attrs, "kernel": [side, side], "padding": [around, around]}
+    assert (attrs["kernel"], attrs["stride"]) == ([side, side], [4, 4])
     grid = torch.from_numpy(np.random.default_rng(0).poisson(0.04, (3, 4, *CELLS)).astype(np.uint8))
-    padded = torch.nn.functional.pad(grid.long().sum(1), (4, 4, 4, 4))
-    for events in (1, 15, 22, 30):
-        attrs = {**hold.attrs, "events": events}
+    padded = torch.nn.functional.pad(grid.long().sum(1), (around,) * 4)
+    for events in (1, 2, 15, 22, 30):
         by_hand = [
-            [[int(m[4 * y : 4 * y + 12, 4 * x : 4 * x + 12].sum()) >= events for x in range(6)] for y in range(4)]
+            [[int(m[4 * y : 4 * y + side, 4 * x : 4 * x + side].sum()) >= events for x in range(6)] for y in range(4)]
             for m in padded
         ]
-        assert active_cells(grid.numpy(), **attrs).tolist() == by_hand
-        assert is_active(type(hold)(hold.name, "hold", hold.inputs, attrs), grid)[:, 0].tolist() == by_hand
+        assert active_cells(grid.numpy(), **{**attrs, "events": events}).tolist() == by_hand
+        node = type(hold)(hold.name, "hold", hold.inputs, {**attrs, "events": events})
+        assert is_active(node, grid)[:, 0].tolist() == by_hand
 
 
 def test_sides_of_grids_stay_multiples_of_the_same(ann: Graph) -> None:
