@@ -31,7 +31,7 @@ class ScheduleConfig:
         plain_epochs: number of final epochs without mosaics, zoom, rotation, shaking, stretched time and erased patches.
         ema: decay of the weights' moving average, which is validated and saved.
         clip: maximum norm of the gradient.
-        amp: convolve in bfloat16 where the device is faster so.
+        amp: convolve in bfloat16 where the device has matrix instructions for it.
         sparsity: weight of the activations' density in the loss (see `round_and_measure`); fewer active units cause fewer
             spikes.
         rounding: share of steps in which activations are rounded to the levels of burst neurons (see `round_and_measure`), so

@@ -31,8 +31,7 @@ from evburst.app.scoring import SCORINGS, Scoring
 from evburst.app.train.batches import Batches
 from evburst.app.train.config import ScheduleConfig, TrainConfig
 from evburst.app.train.loss import ScheduledLoss
-from evburst.app.train.precision import prefers_bfloat16
-from evburst.app.train.validation import Validation, validate
+from evburst.app.train.validation import Validation, has_bfloat16, validate
 from evburst.app.train.windows import EpochWindows, open_split
 from evburst.data.datasets import Dataset
 from evburst.data.datasets.selection import SELECT
@@ -99,7 +98,7 @@ class Trainer:
         self.model = self._initial_network()
         self.ema = deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = _optimizer(self.model, s)
-        self._loss = ScheduledLoss(self.model, s, s.amp and prefers_bfloat16(self.device))
+        self._loss = ScheduledLoss(self.model, s, s.amp and has_bfloat16(self.device))
         self._step: Any = nn.parallel.DistributedDataParallel(self._loss) if self.world > 1 else self._loss
         self._batches = Batches(
             self._windows, len(self.train), config, self.task, self.stride, self.rank, self.world, self._windows.begin
