@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EVENTS_PER_PIXEL = 0.15
 """Events per pixel and window from which on a cell is not held. Real sensors make up to 0.1 by themselves. Chosen on drawn
-streets whose objects stop, with little and with much noise, and on simulated sequences of pictures of the split "select". Much
-noise reaches fewer events; and where the cells around a cell count as well, less of what stands is found."""
+streets whose objects stop, with little and with much noise, and on simulated sequences of pictures of the split "select". With
+fewer, noise ends what is held; and where the cells around a cell count as well, less of what stands is found."""
 
 
 def with_memory(graph: Graph, head: HeadSpec) -> Graph:
