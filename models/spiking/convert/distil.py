@@ -199,12 +199,14 @@ class Distillation:
 
     def _progress(self, diverged: float, operations: float, bursts: float, noise: float) -> Progress:
         """Update the multipliers with the measurements of this step."""
-        found = operations, operations / max(bursts, 1.0), noise / max(operations, 1.0)
+        beyond_one = operations / max(bursts, 1.0) - 1  # the part of a burst that can be shortened
+        found = operations, beyond_one, noise / max(operations, 1.0)
+        limits = self.operations, None if self.burst is None else self.burst - 1, self.descent.noise
         first, second, third = (
             0.0 if limit is None else held.multiplier(own, limit, self.step, self.descent.steps)
-            for held, own, limit in zip(self._limits, found, (self.operations, self.burst, self.descent.noise), strict=True)
+            for held, own, limit in zip(self._limits, found, limits, strict=True)
         )
-        return Progress(diverged, *found, (first, second, third))
+        return Progress(diverged, operations, 1 + beyond_one, found[2], (first, second, third))
 
     def _loss(self, diverged: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """The divergence, and the limited quantities times their multipliers."""
@@ -213,7 +215,7 @@ class Distillation:
         if self.operations is not None:
             loss = loss + of_operations * student.operations
         if self.burst is not None:
-            loss = loss + of_bursts * student.surplus
+            loss = loss + of_bursts * (student.operations - self.burst * student.bursts)
         if self.descent.noise is not None:
             loss = loss + of_noise / self.descent.noise * noise
         return loss

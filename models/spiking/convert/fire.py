@@ -24,14 +24,12 @@ class Fired(NamedTuple):
     Attributes:
         out: `(T, N, C, H, W)` spike counts times theta.
         operations: synaptic operations per image, a scalar with gradient.
-        surplus: sum over bursts of n spikes of n (n - 1) / 2 times the fan-out, per image, with gradient: the n-th spike costs
-            n - 1.
-        bursts: operations per image that count a burst once, without gradient.
+        bursts: the same with each burst counted once. A burst of one spike whose current is below its threshold has a
+            gradient: that of the spike that the burst would lose.
     """
 
     out: Tensor
     operations: Tensor
-    surplus: Tensor
     bursts: Tensor
 
 
@@ -57,48 +55,46 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, current: Tensor, theta: Tensor, shift: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         current = current.contiguous()
         run = _run_by_kernels if has_kernels(current) else _run_by_torch
-        out, operations, surplus, bursts = run(current, layer, timesteps, fan_out)
+        out, operations, bursts = run(current, layer, timesteps, fan_out)
         ctx.save_for_backward(current, out)
         ctx.layer, ctx.fan_out = layer, fan_out
-        ctx.mark_non_differentiable(bursts)
-        return out, operations, surplus, bursts
+        return out, operations, bursts
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, of_operations: Tensor, of_surplus: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_operations: Tensor, of_bursts: Tensor) -> tuple[Tensor | None, ...]:
         current, out = ctx.saved_tensors
         back = _back_by_kernels if has_kernels(current) else _back_by_torch
-        per_image = of_operations / out.shape[1], of_surplus / out.shape[1]
+        per_image = of_operations / out.shape[1], of_bursts / out.shape[1]
         return *back(gradient.contiguous(), *per_image, current, out, ctx.layer, ctx.fan_out), None, None, None
 
 
 def _run_by_torch(current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor) -> Fired:
     counts = burst_scan(current, layer, timesteps)
     n, images = counts.abs(), current.shape[1]
-    sums = (x.sum((0, 1), dtype=torch.float32) for x in (n, n * (n - 1) / 2, n > 0))
+    sums = (x.sum((0, 1), dtype=torch.float32) for x in (n, n > 0))
     return Fired(counts * layer.theta[:, None, None], *((x * fan_out).sum() / images for x in sums))
 
 
 def _back_by_torch(
     gradient: Tensor,
     of_operation: Tensor,
-    of_surplus: Tensor,
+    of_burst: Tensor,
     current: Tensor,
     out: Tensor,
     layer: NeuronLayer,
     fan_out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of current, theta and shift; of_operation and of_surplus are those of one image's scalars."""
+    """Return the gradients of current, theta and shift; of_operation and of_burst are those of one image's scalars."""
     theta = layer.theta[:, None, None]
     wanted = over_time(current) + layer.shift[:, None, None]
     slope = torch.where(wanted > 0, 1.0, layer.negative_slope)
     wanted = wanted * slope
     inside = wanted.abs() < theta * layer.burst_limits[:, None, None]
     slope, wanted = slope * inside, wanted * inside
-    unit = fan_out / theta
-    cost = unit * (of_operation - of_surplus) + unit * (of_surplus / theta) * out.abs()
+    cost = fan_out / theta * (of_operation + of_burst * (wanted.abs() < theta))
     total = gradient + cost * out.sign()
     to_theta = (gradient * out - total * wanted).sum((0, 1, 3, 4)) / layer.theta
     passed = total * slope
@@ -107,7 +103,7 @@ def _back_by_torch(
 
 def _run_by_kernels(current: Tensor, layer: NeuronLayer, timesteps: int, fan_out: Tensor) -> Fired:
     _, n, c, h, w = current.shape
-    totals = np.zeros((n, c, 3))
+    totals = np.zeros((n, c, 2))
     parameters = layer.theta.numpy(), fan_out.reshape(c, h * w).numpy(), totals
     if timesteps == 1 and not layer.signed:
         out = torch.empty_like(current)
@@ -122,7 +118,7 @@ def _run_by_kernels(current: Tensor, layer: NeuronLayer, timesteps: int, fan_out
 def _back_by_kernels(
     gradient: Tensor,
     of_operation: Tensor,
-    of_surplus: Tensor,
+    of_burst: Tensor,
     current: Tensor,
     out: Tensor,
     layer: NeuronLayer,
@@ -134,7 +130,7 @@ def _back_by_kernels(
     _fire_backward(
         gradient.view(-1, n, c, h * w).numpy(),
         np.float32(float(of_operation)),
-        np.float32(float(of_surplus)),
+        np.float32(float(of_burst)),
         over_time(current).view(n, c, h * w).numpy(),
         out.view(-1, n, c, h * w).numpy(),
         layer.theta.numpy(),
@@ -163,45 +159,42 @@ def _level(current, shift, theta, most):  # type: ignore[no-untyped-def]
 def _fire_at_once(current, shift, limits, out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
     """`burst_scan_fused` for one timestep of unsigned neurons, fused with `_tally`."""
     images, channels, size = current.shape
-    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    zero = np.float32(0)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
         th, sh, most = theta[c], shift[c], limits[c]
-        operations, surplus, bursts = zero, zero, zero
+        operations, bursts = zero, zero
         arriving, emitted = current[i, c], out[i, c]
         for k in range(size):
             n = _level(arriving[k], sh, th, most)
             emitted[k] = n * th
             operations += n * fan_out[c, k]
-            surplus += half * n * (n - one) * fan_out[c, k]
             bursts += fan_out[c, k] if n > zero else zero
-        totals[i, c, 0], totals[i, c, 1], totals[i, c, 2] = operations, surplus, bursts
+        totals[i, c, 0], totals[i, c, 1] = operations, bursts
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _tally(out, theta, fan_out, totals):  # type: ignore[no-untyped-def]
-    """Add to totals `(N, C, 3)` the operations, surplus, and operations with a burst counted once of out `(T, N, C, H * W)`."""
+    """Add to totals `(N, C, 2)` the operations, and those with a burst counted once, of out `(T, N, C, H * W)`."""
     timesteps, images, channels, size = out.shape
-    zero, one, half = np.float32(0), np.float32(1), np.float32(0.5)
+    zero = np.float32(0)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
         for t in range(timesteps):
-            operations, surplus, bursts = zero, zero, zero
+            operations, bursts = zero, zero
             for k in range(size):
                 n = np.rint(abs(out[t, i, c, k]) / theta[c])
                 operations += n * fan_out[c, k]
-                surplus += half * n * (n - one) * fan_out[c, k]
                 bursts += fan_out[c, k] if n > zero else zero
             totals[i, c, 0] += operations
-            totals[i, c, 1] += surplus
-            totals[i, c, 2] += bursts
+            totals[i, c, 1] += bursts
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "nsz"})
 def _fire_backward(  # type: ignore[no-untyped-def]
     gradient,
     operation_gradient,
-    surplus_gradient,
+    burst_gradient,
     mean,
     out,
     theta,
@@ -215,15 +208,15 @@ def _fire_backward(  # type: ignore[no-untyped-def]
 ):
     """Backward pass of `fire` in one pass over memory.
 
-    operation_gradient and surplus_gradient are the gradients of one image's scalars, see `Fired`. Adds to passed (as
+    operation_gradient and burst_gradient are the gradients of one image's scalars, see `Fired`. Adds to passed (as
     `current`), and fills to_theta and to_shift `(N, C)`.
     """
     timesteps, images, channels, size = out.shape
     zero, one = np.float32(0), np.float32(1)
     for plane in numba.prange(images * channels):
         i, c = plane // channels, plane % channels
-        largest, unit, per_step, sh = theta[c] * limits[c], one / theta[c], surplus_gradient / theta[c], shift[c]
-        base = operation_gradient - surplus_gradient
+        largest, th, sh = theta[c] * limits[c], theta[c], shift[c]
+        of_one, of_more = (operation_gradient + burst_gradient) / th, operation_gradient / th
         for t in range(timesteps):
             theta_step, shift_step = zero, zero
             arrived, emitted, now = gradient[t, i, c], out[t, i, c], passed[t % len(passed), i, c]
@@ -233,7 +226,7 @@ def _fire_backward(  # type: ignore[no-untyped-def]
                 wanted *= slope
                 slope = slope if abs(wanted) < largest else zero
                 wanted = wanted if abs(wanted) < largest else zero
-                cost = unit * fan_out[c, k] * (base + per_step * abs(emitted[k]))
+                cost = fan_out[c, k] * (of_one if abs(wanted) < th else of_more)
                 cost = cost if emitted[k] > zero else (-cost if emitted[k] < zero else zero)
                 total = arrived[k] + cost
                 theta_step += arrived[k] * emitted[k] - total * wanted

@@ -44,9 +44,8 @@ class Student(SpikingNetwork):
 
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
-        bursts: the same with each burst counted once, without gradient.
+        bursts: the same with each burst counted once, with gradient, see `Fired`.
         steps: by relu node, `(O,)` float64 numbers of steps to keep, see `choose_steps`.
-        surplus: see `Fired`, over all layers.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class Student(SpikingNetwork):
         for _, tensor in self.learned():
             tensor.requires_grad_()
         self._layers = dict(copied.neurons)
-        self.operations = self.surplus = self.bursts = torch.zeros((), device=device)
+        self.operations = self.bursts = torch.zeros((), device=device)
         self._beyond: Tensor | None = None
         self._read: dict[str, Tensor | None] = {}
         self._driven = driven(self.graph) if integer else []
@@ -101,7 +100,7 @@ class Student(SpikingNetwork):
     def outputs(self, grids: Tensor) -> list[Tensor]:
         """Read-outs for a batch of grids, `(N, 2 * bins, H, W)` float32."""
         self.begin(grids)
-        self.operations = self.surplus = self.bursts = torch.zeros((), device=self.device)
+        self.operations = self.bursts = torch.zeros((), device=self.device)
         self.steps_now()
         return self.compute(grids)
 
@@ -166,7 +165,7 @@ class Student(SpikingNetwork):
             return
         spikes, fan_out = counts.abs(), self._fan_out[node.name] / self._images
         self.operations = self.operations + (spikes.sum(0) * fan_out).sum()
-        self.bursts = self.bursts + ((spikes.detach() > 0.5).sum(0) * fan_out).sum()
+        self.bursts = self.bursts + (torch.where(spikes < 1.5, spikes, 1).sum(0) * fan_out).sum()  # as in `fire`
 
     def input(self, node: Node, x: Tensor) -> Tensor:
         self._count(node, x[None])
@@ -187,7 +186,6 @@ class Student(SpikingNetwork):
             self._count(node, fired.out / theta[:, None, None])
             return fired.out.flatten(0, 1)
         self.operations = self.operations + fired.operations
-        self.surplus = self.surplus + fired.surplus
         self.bursts = self.bursts + fired.bursts
         return fired.out.flatten(0, 1)
 
