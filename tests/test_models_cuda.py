@@ -44,6 +44,7 @@ def test_the_kernel_equals_the_specification() -> None:
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("static", [False, True])
+@pytest.mark.filterwarnings("ignore:AnnAssign:DeprecationWarning")  # Triton's own, on Python 3.13
 def test_the_kernel_compiles_and_rounds_as_the_specification_does(signed: bool, static: bool) -> None:
     """To machine code of a Hopper GPU, no GPU needed: divisions rounded, multiplication and subtraction not fused."""
     pytest.importorskip("triton")
