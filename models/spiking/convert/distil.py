@@ -199,14 +199,14 @@ class Distillation:
 
     def _progress(self, diverged: float, operations: float, bursts: float, noise: float) -> Progress:
         """Update the multipliers with the measurements of this step."""
-        beyond_one = operations / max(bursts, 1.0) - 1  # the part of a burst that can be shortened
-        found = operations, beyond_one, noise / max(operations, 1.0)
+        burst, of_noise = operations / max(bursts, 1.0), noise / max(operations, 1.0)
+        found = operations, burst - 1, of_noise  # the first spike of a burst cannot be saved
         limits = self.operations, None if self.burst is None else self.burst - 1, self.descent.noise
         first, second, third = (
             0.0 if limit is None else held.multiplier(own, limit, self.step, self.descent.steps)
             for held, own, limit in zip(self._limits, found, limits, strict=True)
         )
-        return Progress(diverged, operations, 1 + beyond_one, found[2], (first, second, third))
+        return Progress(diverged, operations, burst, of_noise, (first, second, third))
 
     def _loss(self, diverged: Tensor, noise: Tensor, progress: Progress) -> Tensor:
         """The divergence, and the limited quantities times their multipliers."""
