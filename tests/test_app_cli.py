@@ -237,10 +237,13 @@ def test_wrong_flags_are_exit_2(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["detect --events", "classify --events", "events info", "events convert", "events cut"])
+@pytest.mark.parametrize(
+    "command", ["detect --events", "classify --events", "live --events", "events info", "events convert", "events cut"]
+)
 def test_a_dash_is_standard_input(command: str, parsed: Any) -> None:
     args = parsed(*command.split(), "-", *(["out.csv"] if command.split()[-1] in ("convert", "cut") else []))
-    (found,) = args.events if "--events" in command else getattr(args, "files", None) or [args.file]
+    found = args.events if "--events" in command else getattr(args, "files", None) or [args.file]
+    (found,) = [found] if isinstance(found, str) else found
     assert str(found) == "/dev/stdin"
 
 

@@ -434,7 +434,7 @@ def test_a_recording_ends_by_itself(capsys: pytest.CaptureFixture[str], tmp_path
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE)
     recorder.write(make_events(list(range(0, 400_000, 100)), 5, 6, 1))
     recorder.close()
-    code, out, _ = live(capsys, "--events", tmp_path / "a.dat", "--realtime", "--json")
+    code, out, _ = live(capsys, "--events", tmp_path / "a.dat", "--json")
     result = json.loads(out)
     assert code == 0
     assert result["windows"] + result["dropped"] == 8
@@ -460,7 +460,7 @@ def test_a_run_does_not_record_onto_its_own_source(tmp_path: Path, capsys: pytes
         (tmp_path / "folder").symlink_to(tmp_path)
         out = tmp_path / "folder" / "a.dat"
     for flags in ([], ["--overwrite"]):
-        code, _, err = live(capsys, "--events", source, "--realtime", "--record", out, *flags)
+        code, _, err = live(capsys, "--events", source, "--record", out, *flags)
         assert (code, "which this run reads" in err) == (1, True)
         assert source.read_bytes() == before
 
@@ -507,7 +507,7 @@ def test_the_help_lists_no_setting_that_is_refused(capsys: pytest.CaptureFixture
 
 def test_a_recording_is_read_as_the_settings_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path := tmp_path / "a.csv").write_text("t,x,y,p\n" + "".join(f"{t},5,5,1\n" for t in range(151)))
-    flags = ["--events", path, "--realtime", "--json", "--sensor-size", "32x32", "--set", "detect.reading.time_unit=ms"]
+    flags = ["--events", path, "--json", "--sensor-size", "32x32", "--set", "detect.reading.time_unit=ms"]
     code, out, _ = live(capsys, *flags)
     result = json.loads(out)
     assert (code, result["windows"] + result["dropped"]) == (0, 4)
@@ -572,7 +572,7 @@ def test_no_password_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (["--camera", "front"], "expected a number"),
         (["--camera", "77"], "camera 77: cannot be opened"),
         (["--video", "gone.mp4"], "no such file"),
-        (["--events", "a.dat"], "add --realtime to play the recording in real time, or use evburst detect"),
+        (["--events", "a.dat"], "a.dat: no such file"),
         (["--stream", "127.0.0.1"], "tcp://HOST:PORT"),
         (["--camera", "fake", "--preset", "dvs"], "known: dvs346"),
         (["--camera", "fake", "--seconds", "0"], "seconds must be"),

@@ -53,13 +53,13 @@ ELSEWHERE = {
     "evburst detect --events square_td.dat": "test_docs_examples.py",
     "evburst export --weights street --onnx-snn street_snn.onnx --with-boxes": "test_docs_examples.py",
     "evburst live --video FILE --headless --seconds 20 --json": "test_app_live.py",
-    "evburst live --events FILE --realtime": "test_app_live.py",
+    "evburst live --events FILE": "test_app_live.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both": "test_app_evaluate.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both --memory": "test_app_evaluate_memory.py",
     "evburst convert --weights street --calibration RECORDINGS --unlabelled --budget 0.15 --out mine.safetensors": (
         "test_app_train.py"
     ),
-    "PROGRAM | evburst detect --events /dev/stdin --sensor-size 304x240": "test_docs_commands.py",
+    "PROGRAM | evburst detect --events - --sensor-size 304x240": "test_docs_commands.py",
 }
 """Run by another test, of this file or another one, some on smaller files or with fewer seconds."""
 NOT_RUN = {
@@ -142,7 +142,7 @@ def test_text_is_detected_in_from_a_pipe(tmp_path: Path) -> None:
     stream = readers.open_events(SAMPLE)
     events = next(stream.packets())
     text = "".join(f"{t} {x} {y} {p}\n" for t, x, y, p in events[events["t"] < 100_000].tolist())
-    words = ["detect", "--events", "/dev/stdin", "--sensor-size", "304x240", "--no-video", "--out", str(tmp_path / "out")]
+    words = ["detect", "--events", "-", "--sensor-size", "304x240", "--no-video", "--out", str(tmp_path / "out")]
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from evburst.app.cli import main; sys.exit(main({words!r}))"
     done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from evburst.app.console import run
-from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
+from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path, recording
 from evburst.app.live.recording_settings import OF_RECORDINGS
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.text import number_of
@@ -85,11 +85,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--camera", metavar="N", help="webcam number N, or `fake` for a simulated street scene")
     source.add_argument("--video", metavar="FILE|DEVICE|URL", help="video file, played in real time, a camera "
                         "such as /dev/video1, or a stream, e.g. rtsp://HOST/1")  # fmt: skip
-    source.add_argument("--events", metavar="FILE", help="recording, played in real time; requires --realtime")
+    source.add_argument("--events", type=recording, metavar="FILE", help="recording, played in real time; `-`: standard input")
     source.add_argument("--stream", metavar="tcp://HOST:PORT", help="network stream from DV or dv-processing")
     source.add_argument("--sensor", choices=("evk4", "evk3", "dvxplorer", "davis346"), help="event camera on USB")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play a file at X times real time, e.g. 0.1")
-    parser.add_argument("--realtime", action="store_true", help="play --events in real time")
+    parser.add_argument("--realtime", action="store_true", help=argparse.SUPPRESS)  # as recordings play anyway; scripts name it
 
 
 def _source(args: argparse.Namespace) -> tuple[str, str]:
@@ -98,8 +98,6 @@ def _source(args: argparse.Namespace) -> tuple[str, str]:
         value = getattr(args, kind)
         if value is None:
             continue
-        if kind == "events" and not args.realtime:
-            raise ConfigError("--events: add --realtime to play the recording in real time, or use evburst detect")
         if kind == "camera" and value != "fake" and not (value.isascii() and value.isdigit()):
             raise ConfigError(f"--camera {value}: expected a number, 0 for the first camera, or `fake`")
         return kind, value

@@ -150,7 +150,7 @@ class Pacer:
 
 
 class RecordingSource:
-    """A recording played in real time: `--events FILE --realtime`. It can be sought while it plays, once `measure` is done.
+    """A recording played in real time: `--events FILE`. It can be sought while it plays, once `measure` is done.
 
     A pipe cannot be sought or held.
 
