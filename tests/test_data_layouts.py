@@ -21,6 +21,7 @@ from evburst.data.filters import FiltersConfig
 from evburst.data.writers import write_events
 from tests.event_files import dat_bytes
 from tests.test_data_datasets_recorded import events, gen1_tree, ncaltech_tree
+from tests.test_data_dsec import dsec_tree_without_pictures
 
 W = 50_000
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
@@ -61,6 +62,7 @@ TREES: dict[str, tuple[Callable[[Path], Path], str, SensorSize]] = {
     "gen4": (lambda root: prophesee_tree(root, SensorSize(1280, 720), [0, 2]), "1mpx", SensorSize(1280, 720)),
     "ncaltech101": (ncaltech_tree, "caltech6", SensorSize(240, 180)),
     "pedro": (pedro_tree, "pedro", SensorSize(346, 260)),
+    "dsec": (dsec_tree_without_pictures, "dsec", SensorSize(640, 480)),
     "folder": (folder_tree, "street", SensorSize(64, 48)),
 }
 

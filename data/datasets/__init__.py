@@ -40,6 +40,7 @@ class DatasetSpec:
     own_ids: bool = False
 
 
+DSEC = ("pedestrian", "rider", "car", "bus", "truck", "bicycle", "motorcycle", "train")
 CALTECH6 = ("airplanes", "Motorbikes", "Faces", "butterfly", "dalmatian", "dolphin")
 
 SPECS = {
@@ -62,6 +63,7 @@ SPECS = {
         {"person": 0, "bicyclist": 1, "bike": 1, "motobike": 1, "car": 2, "vehicle": 2},
         frozenset({"bus"}),
     ),
+    "dsec": DatasetSpec("dsec", DSEC, SensorSize(640, 480), "drive", {name: index for index, name in enumerate(DSEC)}),
     "ncaltech101": DatasetSpec("ncaltech101", (), SensorSize(240, 180), "saccades", {}),
     "pedro": DatasetSpec("pedro", ("car", "pedestrian"), SensorSize(346, 260), "drive", {"person": 1}),
 }

@@ -10,11 +10,13 @@ Published layouts (`{...}` is the split):
     ncaltech101  ROOT/Caltech101/CLASS/image_0001.bin + ROOT/Caltech101_annotations/CLASS/annotation_0001.bin; the number gives
                  the split: 0, 10, 20 ... are "test", 5, 15, 25 ... are "val", the others "train"
     pedro        ROOT/numpy/{...}/NAME.npy + ROOT/xml/{...}/NAME.xml, or both in ROOT (any split)
+    dsec         ROOT/{train,test}/SEQUENCE/events/left/events.h5 + SEQUENCE/object_detections/left/tracks.npy; "val" are the
+                 sequences zurich_city_16 to 21 of train; times of SEQUENCE/images/timestamps.txt without a box have none
     folder       ROOT/{...}/ or ROOT: event files of any known format, each NAME.* with a label file in the same folder
                  (evburst.data.datasets.labels); a final _td is not part of NAME
 
-If there is no split "select", an eighth of the recordings of "train" is used, of gen1 and 1mpx in whole drives, of pedro in
-stretches of frames (evburst.data.datasets.selection).
+If there is no split "select", an eighth of the recordings of "train" is used, of gen1, 1mpx and dsec in whole drives, of pedro
+in stretches of frames (evburst.data.datasets.selection).
 Event files without labels are skipped and counted; so are `._*` files, which macOS leaves on foreign disks, and files whose
 name or annotation does not fit the layout.
 """
@@ -30,28 +32,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evburst.data.boxes import Detections
-from evburst.data.datasets import DatasetSpec
+from evburst.data.datasets import DSEC, DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
-from evburst.data.datasets.checks import check_attribute, check_labels, check_layout, check_root, checked_items
-from evburst.data.datasets.class_layouts import SET_CLASSIFIER, has_classes
-from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, NamedBoxes, is_recording_name, labelled_name
-from evburst.data.datasets.selection import SELECT, SHARE, STRETCH, Holdable, drive_of, held_out_files, warn_of_unseen
-from evburst.data.errors import DataError, LabelError
+from evburst.data.datasets.checks import check_layout
+from evburst.data.datasets.labels import LABEL_FILES, LabelFile, NamedBoxes, is_recording_name, labelled_name
+from evburst.data.datasets.selection import STRETCH, drive_of
+from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
-from evburst.data.text import number_of
 
 _LOG = logging.getLogger(__name__)
 
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic sign", "traffic light")
 """Names of the class ids in the 1 megapixel dataset (Perot et al. 2020)."""
 
-_NESTED = "detection_dataset_duration_60s_ratio_1.0"
-_ONE_MPX = SensorSize(1280, 720)
-_GAP_US = 1_000_000
-"""Time between what is learned from and what is held out of the same recording."""
+NESTED = "detection_dataset_duration_60s_ratio_1.0"
+ONE_MPX = SensorSize(1280, 720)
+_DSEC_VAL = re.compile(r"zurich_city_(1[6-9]|2[01])_")
 _SACCADE_ENDS_US = (100_000, 200_000, 300_000)
 _NOT_OBJECTS = {"Faces_easy", "BACKGROUND_Google"}
 
@@ -63,11 +61,13 @@ class LabelledFile(NamedTuple):
         events: the event file.
         labels: contents of its label file.
         group: recordings with the same value, e.g. those of one drive, are in the same of "train" and "select"; "": none.
+        name: what the recording is called; "": by its file.
     """
 
     events: Path
     labels: LabelFile
     group: str = ""
+    name: str = ""
 
 
 @dataclass
@@ -78,6 +78,7 @@ class LayoutFolder:
         root, split: the folder of the dataset, and the split to find.
         spec: the dataset's classes; a layout may replace them with those in the folder.
         undivided: whether the folder has no folders of splits, so that every split has all of its files.
+        nested: whether every recording has a folder of its own, so that "select" is held out of all together.
         unlabelled: event files without labels.
         skipped: other skipped files, with the reason.
     """
@@ -86,6 +87,7 @@ class LayoutFolder:
     split: str
     spec: DatasetSpec
     undivided: bool = False
+    nested: bool = False
     unlabelled: list[Path] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
@@ -97,7 +99,7 @@ class LayoutFolder:
         return [path for path in found if path.is_file() and path not in added_by_macos]
 
     def labelled(
-        self, events: Path, labels: Path, read: Callable[[Path], LabelFile], group: str = ""
+        self, events: Path, labels: Path, read: Callable[[Path], LabelFile], group: str = "", name: str = ""
     ) -> Iterator[LabelledFile]:
         """Yield the event file with its labels; if one of the two is missing, or no time is labelled, record that instead."""
         if not labels.is_file():
@@ -107,7 +109,7 @@ class LayoutFolder:
         elif (
             not isinstance(found := read(labels), LabelFile) or found.instants
         ):  # of another form: refused with all of a layout
-            yield LabelledFile(events, found, group)
+            yield LabelledFile(events, found, group, name)
         else:
             self.skipped.append(f"{labels}: states no labelled time, so that {events.name} has no window to score or learn")
 
@@ -153,170 +155,14 @@ def layout(
     return register
 
 
-@dataclass(frozen=True)
-class Recording:
-    """An event file with its labels.
-
-    Attributes:
-        events: the file.
-        labels: the boxes of every labelled time, unclipped; a time of None is the recording's end.
-        sensor_size: (W, H) px as stated by its labels or the layout.
-        group: see LabelledFile.
-    """
-
-    events: Path
-    labels: tuple[tuple[int | None, Detections], ...]
-    sensor_size: SensorSize | None = None
-    group: str = ""
-
-
-class LabelledSplit(NamedTuple):
-    """The recordings of a dataset's split.
-
-    Attributes:
-        root: the folder.
-        spec: the dataset's classes.
-        recordings: the labelled recordings, in order.
-        unlabelled: number of event files without labels.
-    """
-
-    root: Path
-    spec: DatasetSpec
-    recordings: list[Recording]
-    unlabelled: int = 0
-
-
-def read_layout(
-    name: str,
-    root: Path,
-    split: str,
-    spec: DatasetSpec,
-    classes: dict[str, str],
-    size_of: Callable[[LabelledFile], SensorSize | None],
-) -> LabelledSplit:
-    """Find a dataset's recordings and read their labels; logs what is skipped.
-
-    Args:
-        name: name in LAYOUTS.
-        root: folder of the dataset.
-        split: the split to find.
-        spec: the dataset's classes.
-        classes: names (or class ids) in label files to classes of the spec; see ClassMatcher.
-        size_of: returns the sensor size of a recording, None if it has no events; it decides the names of class ids if the
-            layout does not, for a recording without events by the others.
-
-    Raises:
-        DataError: there is no recording.
-        LabelError: a label file is malformed, or no box is of a known class.
-        ConfigError: the layout's function does not yield labelled files.
-    """
-    entry = LAYOUTS[name]
-    check_root(root, entry.expected)
-    source, found = _find(name, root, split, spec)
-    _log_skipped(source)
-    if not found:
-        hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
-        hint += f"; skipped: {source.skipped[0]}" if source.skipped else ""
-        hint += f"; its recordings have a class each: {SET_CLASSIFIER}" if has_classes(name, root) else ""
-        raise DataError(f"{root}: no recording found of split {split!r}; expected {entry.expected}{hint}")
-    matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else entry.class_ids)
-    recordings = []
-    for item in found:
-        recording_matcher = matcher
-        ids_by_size = entry.class_ids is None and not spec.own_ids and _has_ids(item.labels)
-        if ids_by_size and (size_of(item) or next(filter(None, map(size_of, found)), None)) == _ONE_MPX:
-            recording_matcher = matcher.with_ids(ONE_MPX_CLASSES)
-        labels = tuple(_detections(instant, recording_matcher) for instant in item.labels.instants)
-        recordings.append(Recording(item.events, labels, item.labels.sensor_size or entry.sensor_size, item.group))
-    matcher.log_unmatched(root)
-    if split == "train":
-        warn_of_unseen(root, source.spec.classes, matcher.matched)
-    return LabelledSplit(root, source.spec, recordings, len(source.unlabelled))
-
-
-def _found(name: str, source: LayoutFolder) -> list[LabelledFile]:
-    """Return what the function of a layout yields; raises ConfigError if that is something else than labelled files."""
-
-    def check(what: str, item: LabelledFile) -> None:
-        check_attribute(what, item, "events", isinstance(item.events, Path), "a Path")
-        check_attribute(what, item, "labels", isinstance(item.labels, LabelFile), "a LabelFile")
-        check_labels(f"{what}: {item.events}", item.labels)
-        check_attribute(what, item, "group", isinstance(item.group, str), "text")
-
-    return checked_items(f"layout {name!r}", LAYOUTS[name].find(source), LabelledFile, check)
-
-
-def _find(name: str, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutFolder, list[LabelledFile]]:
-    """Find the recordings of a split, in order. If the folder has no split "select", recordings are held out of "train" for it.
-
-    In a folder without splits, all files count as "train" here. They are "val" as well, which is logged.
-    """
-    has_select = any(path.is_dir() for path in (root / SELECT, root / "numpy" / SELECT, root / _NESTED / SELECT))
-    if has_select or split not in ("train", SELECT):
-        source = LayoutFolder(root, split, spec)
-        return source, _found(name, source)
-    source = LayoutFolder(root, "train", spec)
-    found = _found(name, source)
-    if source.undivided and split == "train" and not (root / "val").is_dir():
-        _LOG.warning(
-            "%s: has no folders train/ and val/, so that the split 'val' is the whole folder, with all that is learned from; "
-            "move the recordings to be measured on into a folder val/, and the others into train/", root,
-        )  # fmt: skip
-    held_paths: set[Path] = set()
-    for folder in sorted({item.events.parent for item in found}):
-        own = {item.events.name: _holdable(item) for item in found if item.events.parent == folder}
-        held_paths |= {folder / held for held in held_out_files(folder.name, own)}
-    if held_paths:
-        return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
-    if found and split == "train":
-        _LOG.info("%s: no recording can be missed: the split 'select' is the end of each", root)
-    parts = ((item, _part_of_time(item.labels.instants, split)) for item in found)
-    return source, [LabelledFile(item.events, item.labels._replace(instants=part)) for item, part in parts if part]
-
-
-def _holdable(item: LabelledFile) -> Holdable:
-    instants = item.labels.instants
-    return Holdable(item.group, len(instants), {label for instant in instants for label in instant.names})
-
-
-def _part_of_time(instants: tuple[NamedBoxes, ...], split: str) -> tuple[NamedBoxes, ...]:
-    """Return the last ones of a recording's labelled times for the split "select", and those well before them for "train"."""
-    times = [instant.t_us for instant in instants if instant.t_us is not None]
-    n_held = max(1, round(len(times) / SHARE)) if len(times) > 1 and len(times) == len(instants) else 0
-    kept, held = instants[: len(instants) - n_held], instants[len(instants) - n_held :]
-    if split == SELECT:
-        return held
-    before = tuple(one for one, t_us in zip(kept, times, strict=False) if t_us <= times[-n_held] - _GAP_US) if held else ()
-    return before or kept
-
-
-def _detections(instant: NamedBoxes, matcher: ClassMatcher) -> tuple[int | None, Detections]:
-    labels = matcher.indices(instant.names)
-    known = labels >= 0
-    scores = np.ones(int(known.sum()), np.float32)
-    return instant.t_us, Detections(instant.boxes_xyxy[known], scores, labels[known], instant.t_us or 0)
-
-
-def _has_ids(labels: LabelFile) -> bool:
-    return any(isinstance(name, int) for instant in labels.instants for name in instant.names[:1])
-
-
-def _log_skipped(source: LayoutFolder) -> None:
-    """Log the files that the layout skipped."""
-    unlabelled = "event file without labels", "event files without labels"
-    for (noun, plural), paths in ((unlabelled, source.unlabelled), (("file", "files"), source.skipped)):
-        if paths:
-            warn_once(f"{source.root}: {number_of(len(paths), noun, plural)} skipped, the first one: {paths[0]}")
-
-
 @layout("gen1", expected="*_td.dat with *_bbox.npy", sensor_size=SensorSize(304, 240), class_ids=("car", "pedestrian"))
 def gen1(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Prophesee's Gen1 automotive detection dataset (de Tournemire et al. 2020)."""
-    nested = source.root / _NESTED
+    nested = source.root / NESTED
     yield from _prophesee(source, (nested if nested.is_dir() else source.root) / source.split)
 
 
-@layout("1mpx", "gen4", expected="*_td.dat with *_bbox.npy", sensor_size=_ONE_MPX, class_ids=ONE_MPX_CLASSES)
+@layout("1mpx", "gen4", expected="*_td.dat with *_bbox.npy", sensor_size=ONE_MPX, class_ids=ONE_MPX_CLASSES)
 def one_mpx(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Prophesee's 1 megapixel automotive detection dataset (Perot et al. 2020)."""
     yield from _prophesee(source, source.root / source.split)
@@ -376,6 +222,40 @@ def pedro(source: LayoutFolder) -> Iterator[LabelledFile]:
         number = re.search(r"(\d+)$", path.stem)  # frames of 25 Hz: the next one shows nearly the same
         stretch = f"stretch {int(number[1]) // STRETCH}" if number else ""
         yield from source.labelled(path, labels / f"{path.stem}.xml", LABEL_FILES[".xml"], stretch)
+
+
+@layout(
+    "dsec",
+    expected="{train,test}/<sequence>/events/left/events.h5 with <sequence>/object_detections/left/tracks.npy",
+    sensor_size=SensorSize(640, 480),
+    class_ids=DSEC,
+)
+def dsec(source: LayoutFolder) -> Iterator[LabelledFile]:
+    """DSEC-Detection (Gehrig and Scaramuzza 2024): the left event cameras of DSEC's drives, 640x480, labelled at 20 Hz."""
+    source.nested = True
+    for events in source.files(source.root / ("test" if source.split == "test" else "train"), "*/events/left/events.h5"):
+        sequence = events.parents[2]
+        if source.split != "test" and (source.split == "val") != bool(_DSEC_VAL.match(sequence.name)):
+            continue
+        drive, _, _ = sequence.name.rpartition("_")
+        yield from source.labelled(
+            events, sequence / "object_detections" / "left" / "tracks.npy", _dsec_labels, drive, sequence.name
+        )
+
+
+def _dsec_labels(path: Path) -> LabelFile:
+    """Read the boxes, and the times of pictures in which nothing was labelled."""
+    instants = LABEL_FILES["_bbox.npy"](path).instants
+    pictures = path.parents[2] / "images" / "timestamps.txt"
+    if pictures.is_file():
+        try:
+            times = np.loadtxt(pictures, np.int64, ndmin=1).tolist()
+        except (OSError, ValueError) as error:
+            raise LabelError(f"{pictures}: expected one time in microseconds per line ({error})") from None
+        labelled = {instant.t_us for instant in instants}
+        empty = (NamedBoxes(t, np.zeros((0, 4), np.float32), ()) for t in times if t not in labelled)
+        instants = tuple(sorted((*instants, *empty), key=lambda instant: instant.t_us or 0))
+    return LabelFile(instants)
 
 
 @layout("folder", expected=f"event files NAME.* with label files {', '.join(f'NAME{end}' for end in LABEL_FILES)}")

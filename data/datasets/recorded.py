@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
-from evburst.data.datasets.layouts import LabelledSplit, Recording
 from evburst.data.datasets.selection import SELECT, held_out
+from evburst.data.datasets.splits import LabelledSplit, Recording
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
@@ -167,7 +167,7 @@ class RecordedWindows:
         boxes, clipped = self._labelled(i)
         recording = self._items[i][0]
         window = self._index(recording).window(boxes.t_us)
-        return LabelledWindow(window, replace(boxes, boxes_xyxy=clipped), recording.events.name)
+        return LabelledWindow(window, replace(boxes, boxes_xyxy=clipped), recording.title)
 
     def faults_of(self, i: int) -> dict[str, int]:
         """Return the faults of item i's recording, which is read for this purpose if necessary."""
@@ -181,7 +181,7 @@ class RecordedWindows:
     def window_before(self, i: int, t_us: int) -> LabelledWindow:
         """Return the window of item i's recording that ends at `t_us` instead of its label's time, without labels."""
         recording = self._items[i][0]
-        return LabelledWindow(self._index(recording).window(t_us), Detections.empty(t_us), recording.events.name)
+        return LabelledWindow(self._index(recording).window(t_us), Detections.empty(t_us), recording.title)
 
     def ends_between(self, before: int | None, i: int) -> range:
         """Return the ends, µs, of the windows that lead up to that of item i without a gap.
@@ -206,7 +206,7 @@ class RecordedWindows:
             own = list(items)
             chosen = [recording.labels[k] for recording, k in own]
             identity, group = _identity(path, self._reading, chosen), own[0][0].group
-            found.append(Part(path.stem, range(first, first + len(chosen)), identity, group))
+            found.append(Part(own[0][0].name or path.stem, range(first, first + len(chosen)), identity, group))
             first += len(chosen)
         return found
 

@@ -13,10 +13,11 @@ from evburst.data.datasets.checks import check_dataset, check_layout
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SET_CLASSIFIER
 from evburst.data.datasets.class_windows import HeldTime, open_class_windows
 from evburst.data.datasets.labels import with_own_classes
-from evburst.data.datasets.layouts import LAYOUTS, LabelledFile, read_layout
+from evburst.data.datasets.layouts import LAYOUTS, LabelledFile
 from evburst.data.datasets.pictures import class_spec
 from evburst.data.datasets.recorded import Reading, RecordedWindows
 from evburst.data.datasets.simulated import SimulatedConfig, SimulatedWindows
+from evburst.data.datasets.splits import read_layout
 from evburst.data.errors import ConfigError, NoEventsError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
@@ -29,7 +30,7 @@ class DatasetConfig:
     """Which dataset to use, and how to read it.
 
     Attributes:
-        kind: for a detector gen1, 1mpx, ncaltech101, simulated, pedro, folder or another kind in the registry; for a
+        kind: for a detector gen1, 1mpx, dsec, ncaltech101, simulated, pedro, folder or another kind in the registry; for a
             classifier nmnist, ncaltech101, ncars, cifar10dvs, dvsgesture, folder, tonic:NAME or simulated.
         root: folder of the data.
         spec: for a detector: classes and sensor, by a name in evburst.data.datasets.SPECS.
