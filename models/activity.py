@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numba import prange
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evburst.data._numba import njit
 from evburst.data.stats import ActivityStats
 from evburst.models.graph import Graph, Memory, Node, Runner
 from evburst.models.spiking.cost import coverage, dense_macs
@@ -62,22 +64,78 @@ class ActivityRunner(Runner):
         return outputs, ActivityStats(self._dense, self._effective, self._active, self._units, self._beyond)
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        silent = self._silent[node.name]
-        self._effective[node.name] = self._macs(node, x != 0)
-        self._beyond[node.name] = self._macs(node, (x - silent).abs() > _ROUNDING * silent.abs().max())
+        silent, fan_out = self._silent[node.name], self._fan_out[node.name]
+        self._effective[node.name], self._beyond[node.name] = macs_read(x, silent, fan_out)
         return super().conv(node, x)
-
-    def _macs(self, node: Node, read: Tensor) -> NDArray[np.float64]:
-        """Multiply-accumulates of each image, given which inputs `(N, C, H, W)` of a convolution are read."""
-        # Channels read at each position, times the number of weights that an input at that position meets.
-        macs: NDArray[np.float64] = (read.sum(1) * self._fan_out[node.name]).flatten(1).sum(1).cpu().numpy()
-        return macs
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
         out = super().relu(node, x)
-        self._active = self._active + (out != 0).flatten(1).sum(1).cpu().numpy()
+        self._active = self._active + _active_units(out)
         self._units += out[0].numel()
         return out
+
+
+def macs_read(x: Tensor, silent: Tensor, fan_out: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Multiply-accumulates of a convolution whose inputs are read only if they are not zero, or differ from silence.
+
+    On a CPU, one pass over the inputs counts both; PyTorch, which counts on a GPU, takes longer for that than for the
+    convolution.
+
+    Args:
+        x: its inputs, `(N, C, H, W)` float32.
+        silent: its inputs in a window without events, `(1, C, H, W)` float32.
+        fan_out: number of weights that one channel of an input at each position meets, `(H, W)` float64.
+
+    Returns:
+        Those of each image, `(N,)`: for inputs that are not zero, and for inputs that differ from silence.
+    """
+    limit = _ROUNDING * silent.abs().max()
+    if x.is_cuda:
+        return weighted(x != 0, fan_out), weighted((x - silent).abs() > limit, fan_out)
+    effective, beyond = np.empty(len(x)), np.empty(len(x))
+    inputs, reference = (tensor.contiguous().flatten(2).numpy() for tensor in (x, silent))
+    _count_read(inputs, reference[0], np.float32(limit), fan_out.flatten().numpy(), effective, beyond)
+    return effective, beyond
+
+
+def weighted(read: Tensor, fan_out: Tensor) -> NDArray[np.float64]:
+    """Channels read at each position, times the number of weights that an input at that position meets: of each image."""
+    macs: NDArray[np.float64] = (read.sum(1) * fan_out).flatten(1).sum(1).cpu().numpy()
+    return macs
+
+
+def _active_units(out: Tensor) -> NDArray[np.int64]:
+    """Number of units of each image that are not zero."""
+    if out.is_cuda:
+        active: NDArray[np.int64] = (out != 0).flatten(1).sum(1).cpu().numpy()
+        return active
+    counts = np.empty(len(out), np.int64)
+    _count_active(out.contiguous().flatten(1).numpy(), counts)
+    return counts
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _count_read(inputs, silent, limit, fan_out, effective, beyond):  # type: ignore[no-untyped-def]
+    images, channels, positions = inputs.shape
+    for i in prange(images):
+        read, differing = np.zeros(positions, np.int32), np.zeros(positions, np.int32)
+        for c in range(channels):
+            for k in range(positions):
+                read[k] += inputs[i, c, k] != 0
+                differing[k] += abs(inputs[i, c, k] - silent[c, k]) > limit
+        effective[i] = beyond[i] = 0.0
+        for k in range(positions):
+            effective[i] += read[k] * fan_out[k]
+            beyond[i] += differing[k] * fan_out[k]
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _count_active(out, counts):  # type: ignore[no-untyped-def]
+    for i in prange(len(out)):
+        active = 0
+        for k in range(out.shape[1]):
+            active += out[i, k] != 0
+        counts[i] = active
 
 
 class _SilentInputs(Runner):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evburst.data.stats import ActivityStats
-from evburst.models.activity import ActivityRunner
+from evburst.models.activity import ActivityRunner, macs_read, weighted
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.fold import trace
 
@@ -70,6 +71,22 @@ def test_what_equals_silence_costs_nothing_beyond_it(network: nn.Module, grid: T
         assert {name: counts.tolist() for name, counts in beyond.items()} == brute.beyond
         assert sum(float(counts[-1]) for counts in beyond.values()) == 0
         assert sum(float(counts[-1]) for counts in stats.effective_macs.values()) > 0
+
+
+@pytest.mark.parametrize("form", ["whole", "a part of the channels", "channels last"])
+def test_one_pass_counts_what_is_counted_on_a_gpu(form: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.relu(torch.randn((3, 10, 7, 11), generator=generator))
+    silent = torch.where(torch.rand(x[:1].shape, generator=generator) < 0.5, x[1:2], x[:1] * (1 + 1e-7))
+    if form == "a part of the channels":
+        x, silent = x[:, 2:7], silent[:, 2:7]
+    elif form == "channels last":
+        x = x.to(memory_format=torch.channels_last)
+    fan_out = torch.randint(1, 600, (7, 11), generator=generator).double()
+    effective, beyond = macs_read(x, silent, fan_out)
+    assert effective.tolist() == weighted(x != 0, fan_out).tolist()
+    assert beyond.tolist() == weighted((x - silent).abs() > 1e-5 * silent.max(), fan_out).tolist()
+    assert 0 < beyond.min() < beyond.max() <= 3 * effective.max()
 
 
 class BeyondByForce(Runner):
