@@ -15,7 +15,7 @@ from tests.conftest import ROOT, SAMPLES
 GOLDEN = {
     "street": ([1_524_448, 1_498_299, 1_486_706], [6, 4, 4], [0.14467, 0.14076, 0.13712]),
     "caltech6": ([778_788, 745_154, 761_333], [0, 0, 1], [0.0847, 0.07968, 0.0825]),
-    "caltech6-ssd": ([672_230, 669_346, 660_857], [1, 1, 2], [0.12235, 0.12177, 0.12142]),
+    "caltech6-ssd": ([383_679, 376_931, 374_553], [2, 1, 2], [0.07029, 0.06918, 0.06954]),
 }
 
 # Likewise of the bundled recording folded into a sensor of that size: spikes, the best class, share of the energy.
