@@ -145,9 +145,9 @@ def _find(name: str, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutF
             "move the recordings to be measured on into a folder val/, and the others into train/", root,
         )  # fmt: skip
     held_paths: set[Path] = set()
-    for folder in sorted({item.events.parent for item in found} if not source.nested else {root / source.split}):
+    for folder in [root] if source.nested else sorted({item.events.parent for item in found}):
         own = {item.events.relative_to(folder).as_posix(): _holdable(item) for item in found if folder in item.events.parents}
-        held_paths |= {folder / held for held in held_out_files(folder.name, own)}
+        held_paths |= {folder / held for held in held_out_files(source.split if source.nested else folder.name, own)}
     if held_paths:
         return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
     if found and split == "train":
