@@ -52,8 +52,8 @@ def dsec_tree_without_pictures(root: Path) -> Path:
     return root
 
 
-def windows(root: Path, split: str, spec: str = "street") -> RecordedWindows:
-    data = open_dataset(DatasetConfig("dsec", str(root), spec), Request(split, 50_000, cache=root / "cache"))
+def windows(root: Path, split: str, spec: str = "street", **classes: str) -> RecordedWindows:
+    data = open_dataset(DatasetConfig("dsec", str(root), spec, classes=classes), Request(split, 50_000, cache=root / "cache"))
     assert isinstance(data, RecordedWindows)
     return data
 
@@ -68,6 +68,11 @@ def test_every_picture_is_a_labelled_time(tmp_path: Path, split: str) -> None:
     names = [data.spec.classes[k] for k in data[2].boxes.labels]
     assert names == ["pedestrian", "car"]  # `street` has no class for the truck
     assert data[2].boxes.boxes_xyxy.tolist() == [[100, 50, 130, 70]] * 2
+
+
+def test_trucks_and_buses_can_count_as_cars(tmp_path: Path) -> None:
+    data = windows(dsec_tree(tmp_path), "val", truck="car", bus="car")
+    assert [data.spec.classes[k] for k in data[2].boxes.labels] == ["pedestrian", "car", "car"]
 
 
 def test_all_eight_classes_can_be_learned(tmp_path: Path) -> None:
