@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from evburst.app.worker import Worker
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
-from evburst.data.errors import EvburstError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig, blocked_size, padded_size, pooled, voxel_histogram
 from evburst.data.stats import ActivityStats, SpikeStats
@@ -273,24 +272,29 @@ class Inference:
                 closed does not wait for the thread, which ends after the next window.
 
         Raises:
-            EvburstError: from `windows`, after the results of the windows before it.
+            Exception: from `windows`, after the results of the windows before it.
         """
         self.begin()
-        ahead, waiting = self._binned_ahead(windows, batch, finite), list[BinnedWindow]()
+        ahead, waiting, failure = self._binned_ahead(windows, batch, finite), list[BinnedWindow](), None
         try:
-            for binned in ahead:
+            while True:
+                try:
+                    binned = next(ahead, None)
+                except Exception as error:  # of any kind: `windows` may be a user's source
+                    failure = error
+                    break
+                if binned is None:
+                    break
                 waiting.append(binned)
                 if len(waiting) == batch:
                     yield from self.run(waiting, batch)
                     waiting.clear()
-        except EvburstError:
-            if waiting:
-                yield from self.run(waiting, batch)
-            raise
         finally:
             ahead.close()
         if waiting:
             yield from self.run(waiting, batch)
+        if failure is not None:
+            raise failure
 
     def _binned_ahead(self, windows: Iterator[EventWindow], batch: int, finite: bool) -> Generator[BinnedWindow, None, None]:
         worker, waiting = Worker("binning"), deque[Future[BinnedWindow | None]]()
