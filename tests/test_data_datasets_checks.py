@@ -53,6 +53,7 @@ def opened(kind: str, root: Path, task: str = DETECTION) -> Dataset:
         ([tuple(FILE)], r"its function yielded tuple .*; expected a LabelledFile"),
         ([FILE._replace(events="a.dat")], r"LabelledFile\.events is str 'a\.dat'; expected a Path"),
         ([FILE._replace(labels=(NAMED,))], r"LabelledFile\.labels is tuple .*; expected a LabelFile"),
+        ([FILE._replace(name="drive/1")], r"LabelledFile\.name is str 'drive/1'; expected text without slashes"),
         ([LabelledFile(EVENTS, LabelFile((NAMED,), (304, 240)))], r"a\.dat: LabelFile\.sensor_size is tuple \(304, 240\)"),
         ([of(BOXES)], r"a\.dat: LabelFile\.instants is tuple .*; expected a tuple of NamedBoxes"),
         ([LabelledFile(EVENTS, LabelFile(iter([NAMED])))], r"LabelFile\.instants is list_iterator"),

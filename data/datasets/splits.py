@@ -122,8 +122,9 @@ def _found(name: str, source: LayoutFolder) -> list[LabelledFile]:
         check_attribute(what, item, "events", isinstance(item.events, Path), "a Path")
         check_attribute(what, item, "labels", isinstance(item.labels, LabelFile), "a LabelFile")
         check_labels(f"{what}: {item.events}", item.labels)
-        for name in ("group", "name"):
-            check_attribute(what, item, name, isinstance(getattr(item, name), str), "text")
+        check_attribute(what, item, "group", isinstance(item.group, str), "text")
+        is_name = isinstance(item.name, str) and Path(item.name).name == item.name  # of files, too
+        check_attribute(what, item, "name", is_name, "text without slashes")
 
     return checked_items(f"layout {name!r}", LAYOUTS[name].find(source), LabelledFile, check)
 
