@@ -176,22 +176,24 @@ def test_idle_windows_cost_nothing_and_change_no_other(
             assert line["spikes"] == (None if network else 0)
 
 
-def test_an_error_is_raised_after_the_results_of_earlier_windows() -> None:
+@pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.parametrize("error", [EventFileError("torn"), ValueError("torn")], ids=["of a file", "of a user's source"])
+def test_an_error_is_raised_after_the_results_of_earlier_windows(error: Exception, batch: int) -> None:
     """Windows are read in advance and in batches; those before the fault still give results, in order."""
     stream = EventArray(random_events(4_000, SensorSize(64, 64), 20_000), SensorSize(64, 64))
     inference = open_inference(Bundle.load("street"), DetectConfig(window_ms=5.0), stream.sensor_size, stream.faults)
 
     def windows() -> Iterator[EventWindow]:
         yield from islice(stream.windows(5_000), 3)
-        raise EventFileError("torn")
+        raise error
 
-    times, results = [], inference.stream(windows(), 4)
+    times, results = [], inference.stream(windows(), batch)
     for _ in range(3):
         result = next(results)
         times.append(result.detections.t_us)
         assert result.events == int(result.grid.sum())
     assert times == [5_000, 10_000, 15_000]
-    with pytest.raises(EventFileError, match="torn"):
+    with pytest.raises(type(error), match="torn"):
         next(results)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ from evburst.app.library import Detector
 from evburst.app.live.broadcast import _Counted, _Shown, encode
 from evburst.app.runs import open_inference
 from evburst.data.boxes import Detections
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -66,19 +65,6 @@ def results(inference: Inference, batch: int) -> list[WindowResult]:
 def skip_without(engine: str) -> None:
     if reason := ENGINES[engine].available("cpu"):
         pytest.skip(reason)
-
-
-@pytest.mark.parametrize("failure", [DataError("the file ends"), ValueError("the callback")])
-def test_windows_before_a_failure_of_their_source_have_results(bundle: Bundle, failure: Exception) -> None:
-    def failing() -> Iterator[EventWindow]:
-        yield from islice(windows(), 5)
-        raise failure
-
-    found = open_inference(bundle, DetectConfig(), SIZE).stream(failing(), 3)
-    for window in islice(windows(), 5):
-        assert next(found).t1_us == window.t1_us
-    with pytest.raises(type(failure), match=str(failure)):
-        next(found)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -23,7 +23,6 @@ name or annotation does not fit the layout.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -41,8 +40,6 @@ from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
-
-_LOG = logging.getLogger(__name__)
 
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic sign", "traffic light")
 """Names of the class ids in the 1 megapixel dataset (Perot et al. 2020)."""

@@ -145,10 +145,11 @@ def _find(name: str, root: Path, split: str, spec: DatasetSpec) -> tuple[LayoutF
             "%s: has no folders train/ and val/, so that the split 'val' is the whole folder, with all that is learned from; "
             "move the recordings to be measured on into a folder val/, and the others into train/", root,
         )  # fmt: skip
-    held_paths: set[Path] = set()
-    for folder in [root] if source.nested else sorted({item.events.parent for item in found}):
-        own = {item.events.relative_to(folder).as_posix(): _holdable(item) for item in found if folder in item.events.parents}
-        held_paths |= {folder / held for held in held_out_files(source.split if source.nested else folder.name, own)}
+    strata: dict[tuple[Path, str], dict[str, Holdable]] = {}
+    for item in found:
+        folder, kind = (root, source.split) if source.nested else (item.events.parent, item.events.parent.name)
+        strata.setdefault((folder, kind), {})[item.events.relative_to(folder).as_posix()] = _holdable(item)
+    held_paths = {folder / name for (folder, kind), files in strata.items() for name in held_out_files(kind, files)}
     if held_paths:
         return source, [item for item in found if (item.events in held_paths) == (split == SELECT)]
     if found and split == "train":
