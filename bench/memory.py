@@ -14,7 +14,8 @@ With `--pictures`, also sequences of 32 windows that are simulated from photogra
 (SEQUENCES): AP of each network, and what the spiking one loses, over all windows and over the halves of the sequences.
 
 Recall is compared at equal numbers of false boxes: the lowest score is the one at which the network has FALSE_BOXES wrong boxes
-per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5.
+per window, over all windows. A label is found by a box of its class with an IoU of at least 0.5. An object that stands is found
+in all its windows or in none, more or less, so that the interval of the recall of standing ones draws whole sequences.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from evburst.data.samples.make_street import CAMERA
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.street import PERSON
-from evburst.eval.bootstrap import ap_losses
+from evburst.eval.bootstrap import CONFIDENCE, RESAMPLES, ap_losses
 from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
@@ -116,11 +117,13 @@ def found_labels(window: Window) -> tuple[NDArray[np.bool_], NDArray[np.float64]
     return right, scores
 
 
-def figures(windows: Sequence[Window]) -> dict[str, Any]:
+def figures(sequences: Sequence[Sequence[Window]]) -> dict[str, Any]:
     """AP of all labels, recall of moving and of standing ones at equal false boxes, and energy where all stand or move."""
+    windows = [window for sequence in sequences for window in sequence]
     matched = [found_labels(window) for window in windows]
     scores = np.concatenate([scores for _, scores in matched])
     stood = np.concatenate([window.stood_s for window in windows])
+    sequence_of = np.repeat(np.arange(len(sequences)), [sum(len(w.stood_s) for w in sequence) for sequence in sequences])
     wrong = [window.found.scores[~right] for window, (right, _) in zip(windows, matched, strict=True)]
     false = -np.sort(-np.concatenate(wrong))
     summary = coco_result(frames_of([w.truth for w in windows], [w.found for w in windows]), CLASSES).summary
@@ -131,6 +134,8 @@ def figures(windows: Sequence[Window]) -> dict[str, Any]:
         figures[f"{rate:g}"] = {
             name: round(100 * float((scores[group] > lowest).mean()), 1) for name, group in groups.items() if group.any()
         } | {"score": round(float(lowest), 3)}
+        is_found, of = scores[groups["standing"]] > lowest, sequence_of[groups["standing"]]
+        figures[f"{rate:g}"]["standing_interval"] = interval(is_found, of, len(sequences))
     still = [bool(len(window.truth)) and window.stood_s.min() >= STOOD_S for window in windows]
     for name, wanted in (("still_uj", True), ("moving_uj", False)):
         spent = [window.energy_pj for window, is_still in zip(windows, still, strict=True) if is_still == wanted]
@@ -138,14 +143,27 @@ def figures(windows: Sequence[Window]) -> dict[str, Any]:
     return figures
 
 
+def interval(is_found: NDArray[np.bool_], sequence_of: NDArray[np.int64], sequences: int) -> list[float]:
+    """The bounds of a recall in percent, by resampling sequences: of each label whether it is found, and its sequence."""
+    found, labels = (np.bincount(sequence_of, weights, sequences) for weights in (is_found, None))
+    drawn = np.random.default_rng(0).integers(sequences, size=(RESAMPLES, sequences))
+    recall = 100 * found[drawn].sum(1) / np.maximum(labels[drawn].sum(1), 1)
+    outside = 50 * (1 - CONFIDENCE)
+    return [round(float(bound), 1) for bound in np.percentile(recall, [outside, 100 - outside])]
+
+
 def table(results: dict[str, Any]) -> str:
-    """AP, recall in percent of moving / standing objects, and µJ of still / moving windows, as a Markdown table."""
+    """AP, recall in percent of moving / standing objects, and µJ of still / moving windows, as a Markdown table.
+
+    The recall of standing objects at the last number of false boxes has its interval.
+    """
     rates = [f"{rate:g}" for rate in FALSE_BOXES]
     heads = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "µJ"]
     lines = [f"| {' | '.join(heads)} |", "|---|---|---:|---:|" + "---:|" * (1 + len(rates))]
     for kind, rows in results["figures"].items():
         for network, row in rows.items():
             found = [f"{row[rate].get('moving', '-')} / {row[rate].get('standing', '-')}" for rate in rates]
+            found[-1] += " [{:.0f}, {:.0f}]".format(*row[rates[-1]]["standing_interval"])
             energy = " / ".join("-" if row[name] is None else f"{row[name]:.1f}" for name in ("still_uj", "moving_uj"))
             lines.append(f"| {kind} | {network} | {row['ap']} | {row['ap50']} | {' | '.join(found)} | {energy} |")
     return "\n".join(lines)
@@ -222,9 +240,11 @@ def main() -> None:
         return
     summary: dict[str, Any] = {"seeds": args.seeds, "figures": {}, "adl": {}, "provenance": provenance()}
     known = list(networks(args.weights, args.hold))
-    windows: dict[str, dict[str, list[Window]]] = {}
+    sequences: dict[str, dict[str, list[list[Window]]]] = {}
+    standing = dict.fromkeys(_LENGTHS, 0)
     for kind, seed in ((kind, seed) for kind in _LENGTHS for seed in args.seeds):
         scene = scene_of(kind, seed)
+        stood: set[int] = set()
         events = record(scene, CAMERA, 0, round(1e6 * _LENGTHS[kind]), _STEP_US, seed)
         for name, bundle, ann in known:
             results = results_of(bundle, ann, events, SIZE)
@@ -234,14 +254,18 @@ def main() -> None:
                 seen = [replace(one, detections=one.detections.above(config.low_score)) for one in results]
                 kept[f"{name}, --track"] = tracked(seen, config.hold_s, _TRACK_SCORE, SIZE)
             for how, boxes in kept.items():
-                rows = windows.setdefault(kind, {}).setdefault(how, [])
+                rows: list[Window] = []
                 for one, found in zip(results, boxes, strict=True):
                     truth = scene.boxes(one.t1_us)
-                    numbers = truth.track_ids if truth.track_ids is not None else []
-                    stood = np.array([scene.stood_s(int(number), one.t1_us * 1e-6) for number in numbers])
-                    rows.append(Window(truth, found, stood, one.energy_pj or 0.0))
+                    numbers: Any = truth.track_ids if truth.track_ids is not None else []
+                    stood_s = np.array([scene.stood_s(int(number), one.t1_us * 1e-6) for number in numbers])
+                    stood |= {int(number) for number, seconds in zip(numbers, stood_s, strict=True) if seconds >= STOOD_S}
+                    rows.append(Window(truth, found, stood_s, one.energy_pj or 0.0))
+                sequences.setdefault(kind, {}).setdefault(how, []).append(rows)
+        standing[kind] += len(stood)
         print(f"{kind}, seed {seed}", file=sys.stderr, flush=True)
-    summary["figures"] = {kind: {how: figures(rows) for how, rows in by.items()} for kind, by in windows.items()}
+    summary["figures"] = {kind: {how: figures(rows) for how, rows in by.items()} for kind, by in sequences.items()}
+    summary["standing"] = standing
     if args.adl:
         clip = adl(args.adl)
         summary["adl"] = {
