@@ -6,8 +6,8 @@ the name of every picture ends in the time of its window's end: `NAME_0000005000
 
 from __future__ import annotations
 
-import glob
 import math
+import re
 from pathlib import Path
 
 import cv2
@@ -50,7 +50,8 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
     if every_us < voxel.window_us or every_us % voxel.window_us:
         raise ConfigError(f"--every-ms {every_ms:g} is not a multiple of the window's length, --window-ms {window_ms:g}")
     name = labelled_name(path)
-    if before := next(folder.glob(f"{glob.escape(name)}_*us.png"), None):
+    drawn_before = re.compile(rf"{re.escape(name)}_\d+us\.png")
+    if before := next((path for path in folder.glob("*us.png") if drawn_before.fullmatch(path.name)), None):
         raise ConfigError(f"{before}: exists already; choose another folder")
     total = drawn = outside = 0
     written: list[Path] = []

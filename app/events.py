@@ -35,11 +35,12 @@ from evburst.data.readers import READERS, ReadOptions, open_events, stream_forma
 from evburst.data.readers.dat import DatFile
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
+from evburst.data.readers.packets import extent
 from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
 from evburst.data.text import number_of
 from evburst.data.writers import write_events, writer_for
 
-_CUT_WINDOW_US = _LATE_US = 1_000_000
+_CUT_WINDOW_US, _LATE_US = 100_000, 1_000_000
 _FEW_FALLS = 16
 """Times that fall so often at most are corrupt ones or restarts of a clock, not events in no order."""
 
@@ -113,7 +114,7 @@ def _open(args: argparse.Namespace, path: Path, size: SensorSize | None = None) 
 
 
 def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
-    """Open a recording; one that does not state its sensor's size has the smallest size that holds all of its events.
+    """Open a recording; one that does not state its sensor's size has the smallest size that holds its events (`extent`).
 
     Returns:
         The stream, and whether the file or the flags state the size.
@@ -124,12 +125,10 @@ def _open_any(args: argparse.Namespace, path: Path) -> tuple[EventStream, bool]:
         if is_pipe(path):  # it can be read only once
             raise
         unlimited = _open(args, path, SensorSize(MAX_SENSOR_SIDE, MAX_SENSOR_SIDE))
-        width, height = 1, 1
-        for packet in unlimited.packets():
-            width, height = max(width, int(packet["x"].max()) + 1), max(height, int(packet["y"].max()) + 1)
-        if max(width, height) > MAX_SENSOR_SIDE or width * height > MAX_SENSOR_PIXELS:
+        size = extent(unlimited.packets())
+        if size is None or math.prod(size) > MAX_SENSOR_PIXELS:
             raise
-        return _open(args, path, SensorSize(width, height)), False
+        return _open(args, path, size), False
 
 
 def _info(args: argparse.Namespace) -> Iterator[str]:
@@ -232,7 +231,7 @@ def _frames(args: argparse.Namespace) -> str:
 
 
 def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
-    """Yield the events of [start, stop) on the recording's clock, sorted within each second; later stragglers are dropped."""
+    """Yield the events of [start, stop) on the recording's clock, sorted within tenths of a second; stragglers are dropped."""
     for window in stream.windows(_CUT_WINDOW_US, start_us):
         if window.t0_us >= stop_us:
             return

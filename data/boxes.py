@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,10 +156,11 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     if path.exists() and not path.is_file():
         raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
     try:
-        raw = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # NumPy leaves a file open that is no whole archive
+            raw = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise LabelError(f"{path}: no such box file") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, BadZipFile, MemoryError) as error:
         why = "it does not begin like one" if "pickle" in str(error) else error  # NumPy advises to load pickles
         raise LabelError(f"{path}: not a NumPy box file ({why})") from None
     if not isinstance(raw, np.ndarray) or raw.dtype.names is None or raw.ndim != 1:

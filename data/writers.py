@@ -155,7 +155,8 @@ class DatWriter:
             if not 0 <= t < WRAP_US:
                 raise DataError(
                     f"a DAT file holds times from 0 to {WRAP_US - 1} µs, this recording "
-                    f"has {t}: let it begin at 0 (--from-zero), or write .npz or .csv"
+                    f"has {t}: let it begin at 0 (--from-zero), leave single wrong times out (evburst events cut), or "
+                    "write .npz or .csv"
                 )
         self._file.write(pack(events).tobytes())
 

@@ -135,10 +135,18 @@ def test_info_of_a_file_without_a_sensor_size(capsys: pytest.CaptureFixture[str]
 
 
 def test_info_needs_a_size_for_coordinates_beyond_any_sensor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", rows((0, 60_000, 5, 1), (10, 3, 3, 0)))
+    np.savez(tmp_path / "a.npz", rows((0, 60_000, 5, 1), (10, 3, 30_000, 0)))
     code, out, err = run(capsys, "info", tmp_path / "a.npz")
     assert (code, out) == (1, "")
     assert "the file does not say the sensor's size" in err
+
+
+def test_info_passes_over_a_corrupt_coordinate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events = random_events(2000, SIZE, 500_000)
+    events["x"][7] = 40_000
+    np.savez(tmp_path / "a.npz", events=events)
+    assert "outside sensor 1" in run(capsys, "info", tmp_path / "a.npz")[1]
+    assert f"pass --sensor-size {SIZE}" in run(capsys, "convert", tmp_path / "a.npz", tmp_path / "a.csv")[2]
 
 
 def test_info_of_a_single_event(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -229,7 +237,7 @@ def test_epoch_times_fit_a_dat_from_zero_on(capsys: pytest.CaptureFixture[str], 
         1,
         "",
         f"error: {out}: a DAT file holds times from 0 to 4294967295 µs, this recording has 1674050002091794: "
-        f"let it begin at 0 (--from-zero), or write .npz or .csv\n",
+        "let it begin at 0 (--from-zero), leave single wrong times out (evburst events cut), or write .npz or .csv\n",
     )
     code, *_ = run(capsys, "convert", tmp_path / "a.npy", out, "--sensor-size", "32x24", "--from-zero")
     assert code == 0
@@ -545,6 +553,12 @@ def test_frames_are_not_replaced_whatever_the_recording_is_called(capsys: pytest
     assert run(capsys, "frames", path, folder)[0] == 0
     code, _, err = run(capsys, "frames", path, folder)
     assert (code, "exists already" in err) == (1, True)
+
+
+def test_frames_of_a_recording_whose_name_another_one_begins_with(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("rec_1.dat", "rec.dat"):
+        write_events(tmp_path / name, random_events(2000, SIZE, 500_000), SIZE)
+        assert run(capsys, "frames", tmp_path / name, tmp_path / "pictures")[0] == 0
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.csv"])

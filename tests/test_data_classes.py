@@ -148,6 +148,20 @@ def test_published_test_splits_are_kept(tmp_path: Path) -> None:
     assert [(r.name, r.label) for r in test] == [(f"Test/{d}/{k:05d}.bin", d) for d in (0, 7) for k in range(4)]
 
 
+@pytest.mark.parametrize("content", [b"class,startTime_usec,endTime_usec\n\xe9,1,2\n", b"class," + b"1" * 200_000])
+def test_a_table_of_gestures_that_is_none(tmp_path: Path, content: bytes) -> None:
+    gesture_tree(tmp_path)
+    (tmp_path / "user24_fluorescent_labels.csv").write_bytes(content)
+    with pytest.raises(LabelError, match="not a table of labels"):
+        open_classes("dvsgesture", tmp_path, "test")
+
+
+def test_a_listed_name_that_is_too_long(tmp_path: Path) -> None:
+    folder_tree(tmp_path)
+    (tmp_path / "labels.csv").write_text(f"file,class,split\nup/1.dat,up,test\n{'a' * 300}.dat,up,test\n")
+    assert len(open_classes("folder", tmp_path, "test").recordings) == 1
+
+
 def test_a_gesture_is_a_part_of_its_file(tmp_path: Path) -> None:
     gesture_tree(tmp_path)
     first, second = open_classes("dvsgesture", tmp_path, "test").recordings[:2]

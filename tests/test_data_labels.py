@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,9 @@ COCO = [
     ({"annotations": [annotation(bbox=[1, 2, float("nan"), 4])]}, "annotation 0: the box is [1, 2, nan, 4]"),
     ({"annotations": [annotation(bbox=[1, 2, -3, 4])]}, "annotation 0: the box is -3 px wide"),
     ({"annotations": [annotation(bbox=None)]}, "annotation 0: the box is None"),
+    ({"annotations": [annotation(bbox=[1, 2, 10**400, 4])]}, "expected four numbers"),
+    ({"images": [{"id": 1, "t_us": 10}, {"id": 1, "t_us": 20}]}, "two images have the id 1; give each its own"),
+    ({"categories": [{"id": 3, "name": "car"}, {"id": 3, "name": "bus"}]}, "two categories have the id 3"),
     ({"images": [{"id": 1, "t_us": -4}]}, "image 1: the time is -4"),
     ({"images": [{"id": 1, "t_us": float("inf")}]}, "image 1: the time is inf"),
     ({"images": [{"id": 1, "t_us": "soon"}]}, "image 1: the time is 'soon'"),
@@ -282,3 +286,25 @@ def test_a_number_that_is_the_name_of_a_class_means_that_class() -> None:
     numbers = ClassMatcher(with_own_classes(SPECS["street"], ("2", "1", "cup")))
     assert numbers.indices([1, 2, 0, "1", "cup"]).tolist() == [1, 0, 0, 1, 2]
     assert ClassMatcher(with_own_classes(SPECS["street"], ("cup", "mug"))).indices([1, 0, 2]).tolist() == [1, 0, -1]
+
+
+HEADER = io.BytesIO()
+"""A NumPy header of more boxes than fit into any memory, without boxes."""
+HEADER.write(np.lib.format.magic(1, 0))
+np.lib.format.write_array_header_1_0(HEADER, {"descr": BBOX_DTYPE.descr, "fortran_order": False, "shape": (10**14,)})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a_bbox.npy", b"PK\3\4abc", "not a NumPy box file"),
+        ("a_bbox.npy", HEADER.getvalue(), "not a NumPy box file"),
+        ("a.xml", b'<?xml version="1.0" encoding="foo"?><annotation/>', "not a Pascal VOC label"),
+    ],
+)
+def test_damaged_files_are_errors_of_labels(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(LabelError) as error:
+        LABEL_FILES[name.removeprefix("a")](path)
+    assert message in str(error.value)

@@ -86,6 +86,16 @@ def test_unknown_chips_and_wrong_sizes(tmp_path: Path) -> None:
         open_events(path, SensorSize(346, 260))
 
 
+def test_events_of_two_cameras_are_not_mixed(tmp_path: Path) -> None:
+    content, end = aedat3_bytes([SAMPLE, SAMPLE], "DVS128"), b"#!END-HEADER\r\n"
+    second = content.index(end) + len(end) + 28 + 8 * len(SAMPLE)
+    other = bytearray(content)
+    other[second + 2] = 2  # the source of the second packet
+    path = write(tmp_path / "a.aedat", bytes(other))
+    with pytest.raises(EventFileError, match=r"several cameras \(sources 1 and 2\): write one of them to a file of its own"):
+        collect(open_events(path))
+
+
 def test_special_events_are_no_events(tmp_path: Path) -> None:
     special = np.array([[0x8000, 5], [0x80000001, 6], [0x8000 | 2, 7]], ">u4").tobytes()
     stream = open_events(write(tmp_path / "a.aedat", aedat2_bytes(SAMPLE, JAER, DVS128) + special))

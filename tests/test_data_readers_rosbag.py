@@ -196,6 +196,27 @@ def test_times_of_libcaer_wrap_within_a_packet() -> None:
     assert columns["t"].tolist() == (1000 * late["t"] + 4000).tolist()
 
 
+def test_times_of_libcaer_that_fall_a_little_are_no_wrap() -> None:
+    mixed = rows(*((2**31 + t, 3, 4, 1) for t in (-10, -9, -11, 1, -1, 2)))
+    columns = packet_columns(Packet(9, 9, "libcaer", 4000, encode_libcaer(mixed, 0)))
+    assert columns["t"].tolist() == (1000 * mixed["t"] + 4000).tolist()
+
+
+@pytest.mark.parametrize(("encoding", "base"), [("mono", 2**64 - 1), ("libcaer", 2**62), ("libcaer_cmp", 2**60)])
+def test_a_base_that_is_no_time_is_corrupt(tmp_path: Path, encoding: str, base: int) -> None:
+    path = write(tmp_path, "bag", {"/e": (PACKETS[0], [packet(encoding, bytes(8), True, base, kind=PACKETS[0])])})
+    with pytest.raises(EventFileError, match="message 0 is corrupt"):
+        collect(open_events(path))
+
+
+@pytest.mark.parametrize("name", ["a#b.db3", "a?b.db3", "a%20b.db3"])
+def test_a_database_with_a_name_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, "db3", {"/e": (KIND, [message(SAMPLE, False)])})
+    renamed = path.rename(path.with_name(name))
+    with pytest.raises(EventFileError, match=r"contains #, . or % cannot be opened: rename it"):
+        collect(open_events(renamed))
+
+
 def test_runs_of_libcaer() -> None:
     """Runs follow each other, time stays, x stays."""
     words = [0 << 12 | 1, 1 << 12 | 5, 2 << 12 | 7, 4 << 12 | 1 << 11 | 20, 5 << 12 | 0b10000001, 5 << 12 | 0b10, 3 << 12 | 9]

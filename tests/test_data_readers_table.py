@@ -76,6 +76,12 @@ def test_npz_of_four_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert collect(open_events(tmp_path / "a.npz", SIZE)).tolist() == SAMPLE.tolist()
 
 
+@pytest.mark.parametrize("other", [np.array([[10, 20, 30, 1], [40, 50, 60, 0]]), np.eye(3), SAMPLE[:1]])
+def test_npz_of_four_arrays_beside_another_one(tmp_path: Path, other: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", boxes=other, **{name: SAMPLE[name] for name in "txyp"})
+    assert collect(open_events(tmp_path / "a.npz", SIZE)).tolist() == SAMPLE.tolist()
+
+
 def test_npz_says_the_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", events=SAMPLE, sensor_size=np.array([64, 48]))
     assert open_events(tmp_path / "a.npz").sensor_size == (64, 48)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evburst.data.errors import EventFileError, SensorSizeError
-from evburst.data.readers import open_events, text
+from evburst.data.readers import ReadOptions, open_events, text
 from tests.event_files import SAMPLE, SIZE, collect
 
 LINES = ["1000 3 4 1", "1000 31 0 0", "1750 0 23 1", "62000 7 9 0", "62001 7 9 1"]
@@ -41,6 +41,19 @@ def test_separators_headers_and_newlines(tmp_path: Path, separator: str, newline
 def test_the_header_says_the_order(tmp_path: Path, header: str, order: tuple[int, ...]) -> None:
     rows = [",".join(str(event[i]) for i in order) for event in SAMPLE.tolist()]
     assert read(tmp_path / "a.csv", "\n".join([header, *rows])) == (SAMPLE.tolist(), {})
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\t"])
+@pytest.mark.parametrize("separator", [" ", ",", ";"])
+def test_blank_lines_are_passed_over(tmp_path: Path, separator: str, blank: str) -> None:
+    first, *others = (line.replace(" ", separator) for line in LINES)
+    assert read(tmp_path / "a.csv", "\n".join([first, blank, *others, blank, ""])) == (SAMPLE.tolist(), {})
+
+
+def test_decimal_commas_from_the_second_time_on(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t;x;y;p\n0;1;2;1\n0,000001;1;1;1\n1,5;3;4;0\n")
+    stream = open_events(tmp_path / "a.csv", SIZE, options=ReadOptions(time_unit="s"))
+    assert collect(stream)["t"].tolist() == [0, 1, 1_500_000]
 
 
 def test_further_columns_are_passed_over(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_times_a_dat_cannot_hold(tmp_path: Path, t: int) -> None:
         write_events(path, rows((t, 1, 1, 1)), SIZE)
     assert str(error.value) == (
         f"{path}: a DAT file holds times from 0 to 4294967295 µs, this recording has {t}: "
-        f"let it begin at 0 (--from-zero), or write .npz or .csv"
+        "let it begin at 0 (--from-zero), leave single wrong times out (evburst events cut), or write .npz or .csv"
     )
     assert list(tmp_path.iterdir()) == []
 

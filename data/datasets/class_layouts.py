@@ -16,6 +16,7 @@ def ncars(dataset_folder): ...
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -205,16 +206,23 @@ def dvsgesture(dataset_folder: ClassFolder) -> Iterator[Sample]:
 
 def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield (class from 1, span in µs) of each row."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        for row in rows:
-            try:
-                number, start, end = (int(row[name]) for name in ("class", "startTime_usec", "endTime_usec"))
-                if not (1 <= number <= len(GESTURES) and 0 <= start < end):
-                    raise ValueError(f"class {number} from {start} to {end} µs")
-            except (KeyError, TypeError, ValueError) as error:
-                raise LabelError(f"{table}: line {rows.line_num}: not a gesture ({error})") from None
-            yield number, (start, end)
+    for line, row in enumerate(_rows(table), 2):
+        try:
+            number, start, end = (int(row[name]) for name in ("class", "startTime_usec", "endTime_usec"))
+            if not (1 <= number <= len(GESTURES) and 0 <= start < end):
+                raise ValueError(f"class {number} from {start} to {end} µs")
+        except (KeyError, TypeError, ValueError) as error:
+            raise LabelError(f"{table}: line {line}: not a gesture ({error})") from None
+        yield number, (start, end)
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of a table with a header line; raises LabelError if it cannot be read."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LabelError(f"{table}: not a table of labels ({error})") from None
 
 
 @class_layout("folder", "{train,test}/CLASS/* or CLASS/*, or a table of labels")
@@ -240,11 +248,7 @@ def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
 
 def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
     """Yield the files of a table of labels."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LabelError(f"{table}: not a table of labels ({error})") from None
+    rows = _rows(table)
     divided = any(row.get("split") == "select" for row in rows)
     listed: dict[Path, int] = {}
     for number, row in enumerate(rows, 2):
@@ -256,7 +260,7 @@ def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
         path = dataset_folder.root / name
         if (first := listed.setdefault(path, number)) != number:
             raise LabelError(f"{table}: line {number}: {name} is also in line {first}; a recording has one class and one split")
-        if path.is_file():
+        if os.path.isfile(path):  # a name that is too long is an error to Path.is_file
             yield Sample(path, kind, "training" if split == "train" and not divided else split, name)
         else:
             dataset_folder.skipped.append(f"{path}: is in {table.name} but missing")

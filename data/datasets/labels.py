@@ -149,19 +149,18 @@ def coco(path: Path) -> LabelFile:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
-        categories = {category["id"]: str(category["name"]) for category in raw["categories"]}
-        images = {image["id"]: image for image in raw["images"]}
+        names = {number: str(category["name"]) for number, category in _by_id(path, "categories", raw).items()}
+        images = _by_id(path, "images", raw)
         rows: dict[Any, list[tuple[list[float], str | int]]] = {number: [] for number in images}
         for k, annotation in enumerate(raw["annotations"]):
             where = f"{path}: annotation {k}"
             for what, value, known in (
                 ("image", annotation["image_id"], images),
-                ("category", annotation["category_id"], categories),
+                ("category", annotation["category_id"], names),
             ):
                 if value not in known:
                     raise LabelError(f"{where}: {what} {value!r} is not in the file (known: {_join(known)})")
-            name: str | int = categories[annotation["category_id"]]
-            rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), name))
+            rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), names[annotation["category_id"]]))
         by_time: dict[int | None, list[tuple[list[float], str | int]]] = {}
         for number, image in images.items():
             t = _time_of(f"{path}: image {number}", image)
@@ -174,6 +173,15 @@ def coco(path: Path) -> LabelFile:
         raise LabelError(
             f"{path}: not a COCO file of boxes ({str(error)[:200] if isinstance(error, ValueError) else repr(error)})"
         ) from None
+
+
+def _by_id(path: Path, what: str, raw: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Return the images or categories of a COCO file by their ids; raises LabelError if two have the same."""
+    found: dict[Any, dict[str, Any]] = {}
+    for item in raw[what]:
+        if found.setdefault(item["id"], item) != item:
+            raise LabelError(f"{path}: two {what} have the id {item['id']!r}; give each its own, also in the annotations")
+    return found
 
 
 def _time_of(where: str, image: dict[str, Any]) -> int | None:
@@ -198,7 +206,7 @@ def pascal_voc(path: Path) -> LabelFile:
             boxes.append(_box(f"{path}: object {k}", corners, False))
             names.append(annotation.findtext("name", "").strip())
         size = tuple(int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
-    except (OSError, ElementTree.ParseError, ValueError) as error:
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise LabelError(f"{path}: not a Pascal VOC label ({error})") from None
     return LabelFile((_named_boxes(None, boxes, names),), _sensor_size(path, {size} - {(0, 0)}))
 
@@ -314,7 +322,7 @@ def _box(where: str, values: Sequence[Any], sides: bool) -> list[float]:
     """Convert a box given as x0 y0 x1 y1, or with `sides` as x y w h, to x0 y0 x1 y1."""
     try:
         a, b, c, d = (float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise LabelError(f"{where}: the box is {values!r}, expected four numbers") from None
     if not all(map(math.isfinite, (a, b, c, d))):
         raise LabelError(f"{where}: the box is {values!r}: not finite")

@@ -146,17 +146,22 @@ def open_aedat3(path: Path, sensor_size: SensorSize | None = None, options: Read
 
 def _packets(path: Path, file: BinaryIO, offset: int, faults: Faults) -> Iterator[_Packet]:
     """Yield the packets of events in a file from a byte on; the file may be read between them."""
-    end, position = file.seek(0, 2), offset
+    end, position, camera = file.seek(0, 2), offset, None
     while position < end:
         file.seek(position)
         head = file.read(PACKET_HEADER.size + EVENT_BYTES)
         if len(head) < PACKET_HEADER.size:
             faults.truncated_bytes = len(head)
             return
-        kind, size, overflow, capacity, number = _check_packet(path, head[: PACKET_HEADER.size], position)
+        kind, source, size, overflow, capacity, number = _check_packet(path, head[: PACKET_HEADER.size], position)
         position += PACKET_HEADER.size
         events = min(number, (end - position) // size) if kind == POLARITY else 0
         if events:
+            camera = source if camera is None else camera
+            if source != camera:
+                raise EventFileError(
+                    f"{path}: events of several cameras (sources {camera} and {source}): write one of them to a file of its own"
+                )
             yield _Packet(position, events, overflow, (overflow << 31) + (_TIME.unpack_from(head, _TIME_AT)[0] & _MAX_TIME))
         if position + capacity * size > end:
             faults.truncated_bytes = end - position - events * size
@@ -172,9 +177,9 @@ def _found(path: Path, offset: int, state: tuple[int, int]) -> tuple[NDArray[np.
         return np.array(list(_packets(path, file, offset, faults)), np.int64).reshape(-1, 4), faults.truncated_bytes
 
 
-def _check_packet(path: Path, header: bytes, position: int) -> tuple[int, int, int, int, int]:
-    """Check a packet's header and return (type, bytes per event, overflow, capacity, number of events)."""
-    kind, _, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
+def _check_packet(path: Path, header: bytes, position: int) -> tuple[int, int, int, int, int, int]:
+    """Check a packet's header and return (type, source, bytes per event, overflow, capacity, number of events)."""
+    kind, source, size, t_place, overflow, capacity, number, valid = PACKET_HEADER.unpack(header)
     is_polarity = size == EVENT_BYTES and t_place == 4 if kind == POLARITY else 0 < size <= _MAX_EVENT_BYTES
     if not is_polarity or not valid <= number <= capacity:
         raise EventFileError(
@@ -185,7 +190,7 @@ def _check_packet(path: Path, header: bytes, position: int) -> tuple[int, int, i
         raise EventFileError(
             f"{path}: the packet at byte {position} is corrupt: its header counts {overflow} overflows of the clock"
         )
-    return kind, size, overflow, capacity, number
+    return kind, source, size, overflow, capacity, number
 
 
 def _stated_size(header: bytes) -> str | None:

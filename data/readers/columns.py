@@ -84,16 +84,26 @@ def find_columns(names: Sequence[str], place: str) -> dict[str, str]:
     Raises:
         EventFileError: one of them is missing.
     """
-    lower = {name.strip().lower(): name for name in names}
-    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in reversed(aliases) if alias in lower}
-    if "t" not in found:
-        found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
+    found = _known(names)
     missing = [column for column in COLUMN_NAMES if column not in found]
     twice = [name for name in found.values() if sum(other.strip().lower() == name.strip().lower() for other in names) > 1]
     if twice:
         raise EventFileError(f"{place}: two columns are called {twice[0]}; rename one of them")
     if missing:
         raise EventFileError(f"{place}: no column {', '.join(missing)}; found {', '.join(names)[:200] or 'none'}")
+    return found
+
+
+def has_columns(names: Sequence[str]) -> bool:
+    """Whether `find_columns` would find t, x, y and p."""
+    return len(_known(names)) == len(COLUMN_NAMES)
+
+
+def _known(names: Sequence[str]) -> dict[str, str]:
+    lower = {name.strip().lower(): name for name in names}
+    found = {column: lower[alias] for column, aliases in COLUMN_NAMES.items() for alias in reversed(aliases) if alias in lower}
+    if "t" not in found:
+        found.update(("t", name) for text, name in lower.items() if unit_in_name(text))
     return found
 
 
@@ -192,7 +202,7 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
             raise EventFileError(f"{place}: times have fractions, unlike the preceding ones; {_ASK_UNIT.format(unit='µs')}")
         return np.rint(t.astype(np.float64) * factor).astype(np.int64)
     if unit.name == "ns":
-        return t // 1000
+        return (t if t.dtype.itemsize > 1 else t.astype(np.int64)) // 1000
     return t if unit.name == "us" else t.astype(np.int64) * int(factor)
 
 

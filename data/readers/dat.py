@@ -47,7 +47,7 @@ EVENT_BYTES = 8
 SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
-_PACKET_WINDOW_US = 1_000_000
+_PACKET_WINDOW_US = 100_000
 _FEW_JUMPS = 16
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
@@ -140,7 +140,7 @@ class DatFile:
             mark, t0 = Mark(stop, next_epoch, next_us), next_start(t1, next_us, window_us, phase_us, faults)
 
     def packets(self) -> Iterator[Events]:
-        """See EventStream.packets. Repairs are made second by second: an event older than the current second is dropped."""
+        """See EventStream.packets. Repairs are made in steps of a tenth of a second, from which older events are dropped."""
         for window in self.windows(_PACKET_WINDOW_US):
             for start in range(0, len(window), PACKET_EVENTS):
                 words = window.words[start : start + PACKET_EVENTS]

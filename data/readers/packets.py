@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 from evburst.data.errors import ConfigError, EvburstError, EventFileError, SensorSizeError, SensorSizeUnknownError
-from evburst.data.events import PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
+from evburst.data.events import MAX_SENSOR_PIXELS, MAX_SENSOR_SIDE, PACKET_EVENTS, Events, EventWindow, Faults, SensorSize
 from evburst.data.slicing import live_windows, windows_by_duration, windows_from
 
 MAX_WINDOW_EVENTS = 1 << 25
@@ -122,11 +123,21 @@ def settle_size(
 
 def _size_unknown(path: Path, packets: Iterator[Events]) -> SensorSizeUnknownError:
     """Create the error that asks for the size and suggests one, based on the first ten packets."""
-    largest = [(int(packet["x"].max()), int(packet["y"].max())) for packet in islice(packets, _SIZE_PACKETS)]
-    if not largest:
+    size = extent(islice(packets, _SIZE_PACKETS))
+    if size is None or math.prod(size) > MAX_SENSOR_PIXELS:
         return SensorSizeUnknownError(f"{path}: the file does not say the sensor's size; {PASS_SIZE}")
-    x, y = (max(axis) for axis in zip(*largest, strict=True))
     return SensorSizeUnknownError(
-        f"{path}: the file does not say the sensor's size; its largest coordinates are x = {x}, y = {y}: "
-        f"pass --sensor-size {SensorSize(x + 1, y + 1)}, or the sensor's true size if that is larger"
+        f"{path}: the file does not say the sensor's size; its largest coordinates are x = {size.width - 1}, "
+        f"y = {size.height - 1}: pass --sensor-size {size}, or the sensor's true size if that is larger"
     )
+
+
+def extent(packets: Iterable[Events]) -> SensorSize | None:
+    """Return the size of the smallest sensor with all events, except those that no sensor can have; None without others."""
+    width = height = 0
+    for packet in packets:
+        possible = (packet["x"] < MAX_SENSOR_SIDE) & (packet["y"] < MAX_SENSOR_SIDE)
+        events = packet if possible.all() else packet[possible]
+        if len(events):
+            width, height = max(width, int(events["x"].max()) + 1), max(height, int(events["y"].max()) + 1)
+    return SensorSize(width, height) if width else None

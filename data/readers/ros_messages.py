@@ -119,13 +119,19 @@ def decode_array(message: bytes, ros1: bool) -> Array | None:
     return Array(width, height, {"t": times} | {name: events[name] for name in "xyp"})
 
 
+_HALF_PERIOD = 1 << 30
+"""Half a turn of libcaer's clock, which has 31 bits, in µs."""
+_LAST_US = (1 << 62) // 1000
+"""Latest time in µs that is taken for one."""
+
+
 def decode_packet(message: bytes, ros1: bool) -> Packet | None:
     """Decode an EventPacket; None if the message has another form, or its data are big-endian."""
     fields = _Fields(message, ros1)
     height, width = fields.number(), fields.number()
     _, time_base = fields.number(8), fields.number(8)
     encoding, is_bigendian, n = fields.text(), fields.number(1), fields.number()
-    if is_bigendian or not fields.ends_after(n):
+    if is_bigendian or not fields.ends_after(n) or time_base > _LAST_US * (1 if encoding == "libcaer_cmp" else 1000):
         return None
     return Packet(width, height, encoding, time_base, fields.body[fields.at : fields.at + n])
 
@@ -146,7 +152,8 @@ def packet_columns(packet: Packet) -> dict[str, NDArray[Any]]:
         times = packet.time_base + (words & 0xFFFFFFFF).astype(np.int64)
         return {"t": times, "x": words >> 32 & 0xFFFF, "y": words >> 48 & 0x7FFF, "p": words >> 63}
     low = (words >> 32).astype(np.int64)
-    wraps = np.cumsum(np.diff(low, prepend=0) < 0)
+    steps = np.diff(low, prepend=low[:1])
+    wraps = np.cumsum((steps < -_HALF_PERIOD).astype(np.int64) - (steps > _HALF_PERIOD))
     return {
         "t": packet.time_base + 1000 * (low + (wraps << 31)),
         "x": words >> 17 & 0x7FFF,

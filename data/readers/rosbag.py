@@ -82,6 +82,8 @@ class BagFile(PacketFile):
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         """Open the bag with the library, whose errors are converted."""
+        if not self._ros1 and self.path.suffix == ".db3" and set("#?%") & set(str(self.path)):
+            raise EventFileError(f"{self.path}: a database (.db3) whose path contains #, ? or % cannot be opened: rename it")
         with library_errors(f"{self.path}: not a complete bag"), self._reader(self.path) as bag:
             yield bag
 

@@ -35,6 +35,7 @@ from evburst.data.readers.columns import (
     column_places,
     columns_to_events,
     find_columns,
+    has_columns,
     judge_order,
     judge_times,
     pick_column,
@@ -263,9 +264,9 @@ def _read_npy_header(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...],
 
 
 def _sources(members: dict[str, _Member], place: str, options: ReadOptions) -> dict[str, _Source]:
-    """Locate each column: in a table ("events", or the only one), or in an array of its own."""
+    """Locate each column: in the table "events", in an array of its own, or in the only table."""
     tables = {name: m for name, m in members.items() if m.dtype.names or len(m.shape) == 2}
-    if len(tables) == 1 or "events" in tables:
+    if "events" in tables or (len(tables) == 1 and not has_columns([name for name in members if name not in tables])):
         table = tables["events"] if "events" in tables else next(iter(tables.values()))
         keys = _layout(table.dtype, table.shape, f"{place}: {table.name}", options)
         if table.fortran and len(table.shape) == 2:

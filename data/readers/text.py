@@ -84,7 +84,7 @@ class TextFile(PacketFile):
         self._places = header.places(path, options)
         self._n_columns, self._separator = len(header.fields), header.separator
         self._has_quotes = b'"' in header.first
-        self._has_commas = self._separator != "," and b"," in header.first
+        self._has_commas = self._separator != "," and b"," in head[header.start :]
         self._has_words = header.fields[self._places["p"]].lower() in POLARITY_WORDS
         whole_lines = head.rfind(self._newline) + 1 if len(head) == _HEAD_BYTES else len(head)
         lines = self._normalise(head[header.start : whole_lines]).splitlines()
@@ -186,10 +186,11 @@ class TextFile(PacketFile):
     def _columns(self, lines: list[bytes]) -> dict[str, NDArray[Any]]:
         """Parse lines into columns; raises ValueError if a line is not numeric."""
         order = [self._places[column] for column in COLUMN_NAMES]
-        if not any(line.strip() for line in lines):
+        lines = [line for line in lines if line.strip()]
+        if not lines:
             return {column: np.empty(0, np.int64) for column in COLUMN_NAMES}
         separator = self._separator.encode() if self._separator else None
-        if not {len(line.split(separator)) for line in lines} <= {0, 1, self._n_columns}:  # 0 or 1: a blank line
+        if not {len(line.split(separator)) for line in lines} <= {self._n_columns}:
             raise ValueError(f"{self._n_columns} columns as in the first line")
         if not self._has_float_times:
             self._check_whole_times(lines)
