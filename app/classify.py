@@ -71,7 +71,7 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
     recording = open_recording(path, c, bundle)
     stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
     inference = open_inference(bundle, c, stream.sensor_size, stream.faults)
-    windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us))
+    windows = filled_windows(cut_windows(stream, inference.voxel.window_us, c, start_us), c.window_events)
     totals, window_rows = EnergyTotals(inference.dense_macs), list[dict[str, Any]]()
 
     def counted(results: Iterator[WindowResult]) -> Iterator[Classification | None]:

@@ -277,7 +277,7 @@ class Classifier(_Network):
         return open_recording(path, self.config, self._bundle)
 
     def _cut_windows(self, stream: EventStream, window_us: int, start_us: int | None) -> Iterator[EventWindow]:
-        return filled_windows(super()._cut_windows(stream, window_us, start_us))
+        return filled_windows(super()._cut_windows(stream, window_us, start_us), self.config.window_events)
 
 
 def _counting_apart(stream: EventStream) -> EventStream:

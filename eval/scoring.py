@@ -87,9 +87,7 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         int((boxes["class_id"] >= len(config.classes)).sum()) for r in recordings for boxes in (r.labels, r.predictions)
     )
     if n_other_classes:
-        _LOG.info(
-            "note: boxes of classes other than %s are ignored: %d (--classes)", ", ".join(config.classes), n_other_classes
-        )
+        _LOG.warning("boxes of classes other than %s are ignored: %d (--classes)", ", ".join(config.classes), n_other_classes)
     result, left_out, frames = score(recordings, protocol, size, config.classes)
     row = {"model": "predictions", "timesteps": None, **ap_figures(result), "left_out": asdict(left_out)}
     return {

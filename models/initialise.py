@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from evburst.data.errors import CheckpointError
 from evburst.models.bundle import Bundle, find_weights, load_tensors, read_kind
+
+_SHOWN_LAYERS = 12
+_LOG = logging.getLogger(__name__)
 
 
 def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
@@ -36,9 +40,21 @@ def start_from(model: nn.Module, weights: str | Path, batch: Tensor) -> None:
         raise CheckpointError(
             f"{path}: less than half of its tensors fit this network: another architecture; start from weights of the same one"
         )
+    _name_the_rest(path, model, fitting)
     model.load_state_dict(fitting, strict=False)
     if folded:
         _measure_norms(model, batch)
+
+
+def _name_the_rest(path: Path, model: nn.Module, fitting: dict[str, Tensor]) -> None:
+    """Log which layers the weights have nothing for."""
+    new = {name: tensor.numel() for name, tensor in model.named_parameters() if name not in fitting}
+    if not new:
+        return
+    share = sum(new.values()) / sum(tensor.numel() for tensor in model.parameters())
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in new))
+    shown = ", ".join(layers[:_SHOWN_LAYERS]) + (" ..." if len(layers) > _SHOWN_LAYERS else "")
+    _LOG.info("%s: has nothing for %.0f %% of the parameters, which start at random: %s", path.name, 100 * share, shown)
 
 
 def _unfolded(bundle: Bundle, model: nn.Module) -> dict[str, Tensor]:

@@ -553,6 +553,23 @@ def test_recordings_of_two_sensors_are_not_scored_as_one(tmp_path: Path, capsys:
     assert "several sensors (a_td.dat 304x240, b.npz 640x480)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--weights", "street", "--limit", "1"], "weights, limit: nothing that box files are scored by"),
+        (["--both"], "both: nothing that box files are scored by"),
+        (["--classes", "bus=car,truck=car"], "of box files, the names of the classes 0, 1, ... are wanted, not a mapping"),
+    ],
+)
+def test_flags_that_box_files_do_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    np.save(tmp_path / "a_bbox.npy", labels_at_4_hz())
+    file = str(tmp_path / "a_bbox.npy")
+    assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR, *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_boxes_beyond_the_sensor_ask_for_its_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = np.zeros(4, BBOX_DTYPE)
     wide["t"], wide["x"], wide["w"], wide["h"] = 600_000, [10, 500, 700, 900], 100, 100

@@ -404,6 +404,29 @@ def test_another_point_is_picked_without_measuring_again(
     assert "frontier has points 0 to" in capsys.readouterr().err
 
 
+def test_the_chosen_network_keeps_its_budget(convert: Command) -> None:
+    assert convert("--budget", "0.3") == 0
+    tried = convert.record["tried"]
+    assert tried[-1]["point"] == convert.record["point"]
+    assert all(measured["share"] > 0.3 for measured in tried[:-1])
+    assert 0 < tried[-1]["share"] <= 0.3
+
+
+def test_a_budget_that_no_network_keeps_is_an_error(convert: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert("--pick", "0", "--set", "check_windows=-1") == 0
+    cheapest = convert.record["expected_share"]
+    assert convert("--budget", f"{cheapest + 1e-4:.4f}") == 1
+    assert "the cheapest network measured takes" in capsys.readouterr().err
+
+
+def test_a_continued_network_keeps_its_settings(convert: Command, folder: Path, tmp_path: Path) -> None:
+    assert convert("--phi-max", "16", "--level", "none", "--thresholds", "typical") == 0
+    flags = ["--weights", str(convert.weights), "--continue", "--calibration", str(folder), "--set", "advanced_windows=0"]
+    assert convert(*flags, "--out", str(tmp_path / "second.safetensors")) == 0
+    record = load_tensors(tmp_path / "second.safetensors", "detector")[1]["record"]["conversion"]
+    assert (record["phi_max"], record["level"], record["thresholds"]) == (16, "none", "typical")
+
+
 def test_a_tolerance_takes_the_cheapest_within_it(convert: Command) -> None:
     assert convert("--compress", "1e9") == 0
     assert convert.record["point"] == 0

@@ -9,9 +9,9 @@ import pytest
 
 from evburst.data.datasets.class_windows import ClassWindows, HeldTime, filled_numbers, filled_windows, open_class_windows
 from evburst.data.datasets.classes import ClassDataset, LabelledRecording, open_classes
-from evburst.data.encoding import unpack
+from evburst.data.encoding import pack, unpack
 from evburst.data.errors import ConfigError, DataError, EventFileError, LabelError, SensorSizeError
-from evburst.data.events import EventArray, SensorSize
+from evburst.data.events import EVENT_DTYPE, EventArray, EventWindow, SensorSize
 from evburst.data.readers import ReadOptions
 from evburst.data.writers import write_events
 from tests.event_files import dat_bytes, rows
@@ -44,6 +44,29 @@ def test_first_and_last_windows_must_be_half_filled(first_us: int, end_us: int, 
     found = np.zeros(len(t), [("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
     found["t"] = t
     assert [w.t0_us // W for w in filled_windows(EventArray(found, SIZE).windows(W))] == windows
+
+
+def test_windows_that_overlap_must_be_half_filled() -> None:
+    source = recording(1_000, 350_000)
+    windows = list(source.windows(W // 4))
+    first, end = int(source.events["t"][0]), int(source.events["t"][-1]) + 1
+    overlapping = [
+        EventWindow(t0, t0 + W, pack(source.events[(source.events["t"] >= t0) & (source.events["t"] < t0 + W)]))
+        for t0 in range(windows[0].t0_us - 3 * W // 4, windows[-1].t0_us + 1, W // 4)
+    ]
+    found = list(filled_windows(iter(overlapping)))
+    expected = [w for w in overlapping if min(w.t1_us, end) - max(w.t0_us, first) >= W / 2]
+    assert found == expected
+    assert 0 < len(expected) < len(overlapping)
+
+
+@pytest.mark.parametrize(("events", "sizes"), [(2_499, [1000, 1000]), (2_500, [1000, 1000, 500]), (400, [400])])
+def test_windows_of_a_number_of_events_must_be_half_full(events: int, sizes: list[int]) -> None:
+    source = np.zeros(events, EVENT_DTYPE)
+    source["t"] = np.arange(events)
+    parts = [source[k : k + 1000] for k in range(0, events, 1000)]
+    windows = (EventWindow(int(part["t"][0]), int(part["t"][-1]) + 1, pack(part)) for part in parts)
+    assert [len(window) for window in filled_windows(windows, 1000)] == sizes
 
 
 def test_recordings_without_events_have_no_windows() -> None:

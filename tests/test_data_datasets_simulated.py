@@ -224,7 +224,7 @@ def test_lengths_of_sequences(length: int) -> None:
 
 def test_saccades_have_no_sequences(tmp_path: Path) -> None:
     spec, two = replace(SPECS["street"], scene="saccades"), SimulatedConfig(sequence=2)
-    with pytest.raises(ConfigError, match="has no sequences"):
+    with pytest.raises(ConfigError, match="have no sequences"):
         SimulatedWindows(street_folder(tmp_path), spec, two, 50_000, "train", 4, tmp_path)
 
 

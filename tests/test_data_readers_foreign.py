@@ -19,7 +19,7 @@ import pytest
 from evburst.data.errors import EventFileError, SensorSizeError
 from evburst.data.events import EVENT_DTYPE, PACKET_EVENTS
 from evburst.data.readers import open_events, packets, pipes, recognise_format, stream_format
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, fed
+from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, fed, rows
 
 CSV = b"".join(b"%d,%d,%d,%d\n" % event for event in SAMPLE.tolist())
 
@@ -182,6 +182,18 @@ def test_more_events_in_a_window_than_memory(tmp_path: Path, name: str, monkeypa
         EventFileError, match=r"more than 1048576 events within 0.05 s from 0 µs: check the unit of time \(--time-unit\)"
     ):
         list(open_events(tmp_path / name, SIZE).windows(50_000))
+
+
+def test_a_second_of_a_dat_holds_more_than_a_window_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evburst.data.readers import dat
+
+    monkeypatch.setattr(dat, "MAX_WINDOW_EVENTS", 10)
+    events = rows(*((t, 1, 1, 1) for t in range(0, 2000, 100)))
+    (tmp_path / "a.dat").write_bytes(dat_bytes(events))
+    stream = open_events(tmp_path / "a.dat", SIZE)
+    assert sum(map(len, stream.packets())) == len(events)
+    with pytest.raises(EventFileError, match=r"events within 0\.05 s"):
+        list(stream.windows(50_000))
 
 
 def test_many_events_in_many_windows_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,14 @@ from evburst.models.graph import Runner
 from evburst.models.initialise import start_from
 
 
-def test_bundled_weights_unfold_to_the_network_they_came_from() -> None:
+def test_bundled_weights_unfold_to_the_network_they_came_from(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     torch.manual_seed(0)
     x = torch.poisson(torch.full((2, 10, 64, 96), 0.2))
     network = build_network(NetworkConfig("yolov8n", "relu", 10, ("car", "pedestrian"), (96, 64)))
     assert isinstance(network, torch.nn.Module)
     start_from(network, "street", x)
+    assert "has nothing for 34 % of the parameters, which start at random: net.model.19.conv" in caplog.text
     expected = Runner(Bundle.load("street").graph)(x)
     with torch.no_grad():
         for train in (False, True):  # batch statistics are the running ones, so training starts where detection left off

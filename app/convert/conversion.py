@@ -45,6 +45,7 @@ from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import task_of
 
 _LOG = logging.getLogger(__name__)
+_COUNTED_BATCH = 8
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 """Points of AP or top-1 that stopping early may lose."""
@@ -157,6 +158,11 @@ class Conversion:
             raise ConfigError(message) from None
         draw_course(course.rows, self.share_per_operation(), self.scoring.unit, self.beside("descent.png"))
         return learned(), course.rows
+
+    def share_of(self, bundle: Bundle) -> float:
+        """Return the energy that a network takes on the calibration grids, as a share of the dense ANN's."""
+        batches = (self.grids[i : i + _COUNTED_BATCH] for i in range(0, len(self.grids), _COUNTED_BATCH))
+        return measure_unlabelled(bundle, self.graph, batches).operations * self.share_per_operation()
 
     def with_margin(self, bundle: Bundle) -> Bundle:
         """Return the network with the margin of silence that is wanted."""

@@ -186,7 +186,7 @@ def _record(conversion: Conversion, bundle: Bundle, found: dict[str, Any], secon
             **conversion.record["training"],
         },
         "conversion": {
-            **_without_folders(asdict(config)),
+            **_without_folders(asdict(config) | _kept(config, found.get("continued_from", {}))),
             "timesteps": bundle.parameters.timesteps,
             "chosen_on": UNLABELLED if config.unlabelled else SELECT,
             "network_trained_on_select": not chosen_on_select(trained),
@@ -197,6 +197,12 @@ def _record(conversion: Conversion, bundle: Bundle, found: dict[str, Any], secon
             **provenance(),
         },
     }
+
+
+def _kept(config: ConvertConfig, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that a continued network keeps, from its earlier record."""
+    names = ("phi_max", "thresholds", "signed") + (() if config.distils else ("level",))
+    return {name: before[name] for name in names if name in before}
 
 
 def _without_folders(value: Any) -> Any:

@@ -23,7 +23,7 @@ from evburst.models.spiking.convert.calibrate import Choice
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 
 _ROUNDS = 6
-"""Points measured in the search for the cheapest one within a loss."""
+"""Points measured at most in the search for one within a loss or a budget."""
 
 
 def choose(conversion: Conversion) -> tuple[dict[str, Choice], dict[str, Any]]:
@@ -31,7 +31,7 @@ def choose(conversion: Conversion) -> tuple[dict[str, Choice], dict[str, Any]]:
 
     Returns:
         The choice of every layer; and the record of the search: point, expected_share of the ANN's energy, and tried, the
-        points that were measured.
+        points that were measured, the chosen one last.
 
     Raises:
         ConfigError: no point meets the criterion.
@@ -55,10 +55,40 @@ def _point(conversion: Conversion, frontier: Frontier, share: np.ndarray) -> tup
         if share[0] > c.budget:
             cheapest = f"the cheapest choice costs {share[0]:.4f} of the dense ANN's energy ({HEADLINE.upper()})"
             raise ConfigError(f"budget {c.budget:g}: {cheapest}; give a higher budget or fewer timesteps")
-        return frontier.within_budget(c.budget / conversion.share_per_operation()), []
+        start = frontier.within_budget(c.budget / conversion.share_per_operation())
+        return (
+            (start, []) if c.distils else _within_budget(conversion, frontier, share, start)
+        )  # a descent keeps budgets itself
     if c.compress is not None:
         return frontier.within_tolerance(c.compress), []
     return _cheapest_within_loss(conversion, frontier, share, float(c.max_loss or 0.0))
+
+
+def _within_budget(
+    conversion: Conversion, frontier: Frontier, share: np.ndarray, start: int
+) -> tuple[int, list[dict[str, float]]]:
+    """Find a point whose network keeps the budget on the calibration grids, from `start` on towards cheaper ones.
+
+    The frontier's energies are of single layers that spike among others that do not, without max-pools, so that a network
+    takes more than its point says. The ratio of both is taken off the budget until the network keeps it.
+
+    Raises:
+        ConfigError: no network that was measured keeps the budget.
+    """
+    tried, index, budget = list[dict[str, float]](), start, float(conversion.config.budget or 0.0)
+    for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
+        measured = conversion.share_of(conversion.calibrated(frontier.point(index)))
+        tried.append({"share": measured, "point": index})
+        if measured <= budget:
+            return index, tried
+        if index == 0:
+            break
+        index = int(np.clip(np.searchsorted(share, share[index] * budget / measured, "right") - 1, 0, index - 1))
+    least = min(point["share"] for point in tried)
+    raise ConfigError(
+        f"budget {budget:g}: the cheapest network measured takes {least:.4f} of the dense ANN's energy ({HEADLINE.upper()}); "
+        "give a higher budget or fewer timesteps"
+    )
 
 
 def _cheapest_within_loss(

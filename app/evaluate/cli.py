@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evburst.app.console import run
 from evburst.app.flags import WEIGHTS, CommandParser, Flag, as_assignments, given, named_path
+from evburst.data.errors import ConfigError
 
 if TYPE_CHECKING:
     from evburst.app.evaluate.config import EvaluateConfig
@@ -100,7 +101,17 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     from evburst.eval.scoring import ScoreConfig, human_scores, score_files
 
     names = {"protocol": "protocol", "data.sensor_size": "sensor_size"}
-    flags = [names[key] + "=" + value for key, _, value in (text.partition("=") for text in given(args)) if key in names]
+    settings = [text.partition("=")[::2] for text in given(args)]
+    others = [key for key, _ in settings if key not in names] + [key for key in ("ann", "both") if getattr(args, key)]
+    if others:
+        raise ConfigError(
+            f"{', '.join(others)}: nothing that box files are scored by; leave it out, or --predictions and --labels"
+        )
+    if args.classes and "=" in args.classes:
+        raise ConfigError(
+            f"--classes {args.classes}: of box files, the names of the classes 0, 1, ... are wanted, not a mapping"
+        )
+    flags = [names[key] + "=" + value for key, value in settings if key in names]
     flags += as_assignments({"classes": args.classes.split(",") if args.classes else None})
     config = load_config(ScoreConfig, args.config, args.set + flags)
     scored = score_files(args.predictions, args.labels, config)

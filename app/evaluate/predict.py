@@ -27,6 +27,7 @@ from evburst.app.runs import block_side
 from evburst.data.boxes import BBOX_DTYPE
 from evburst.data.datasets import Dataset, Part
 from evburst.data.datasets.recorded import RecordedWindows
+from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
 from evburst.data.files import replacing
@@ -267,9 +268,10 @@ def check_consecutive(dataset: Dataset, window_us: int) -> None:
             )
         alone = alone and not (apart > 0).any()
     if alone:
+        can_follow = isinstance(dataset, SimulatedWindows) and dataset.spec.scene == "drive" and not dataset.spec.whole
         raise ConfigError(
-            "memory: no window of these data follows another, so nothing can be held: leave --memory out, or for simulated "
-            "data set --set data.simulated.sequence=32"
+            "memory: no window of these data follows another, so nothing can be held: leave --memory out"
+            + (", or set --set data.simulated.sequence=32" if can_follow else "")
         )
 
 

@@ -80,7 +80,7 @@ def draw_frontier(
             cost, divergence = frontier.table.cost[:, k].sum(), frontier.table.sensitivity[:, k].sum()
             axes.plot(100 * share[-1] * cost / frontier.cost[-1], divergence, "s", color="#999999", markersize=5, label=name)
     axes.plot(100 * share[index], frontier.sensitivity[index], "o", color="#cc0000", label=f"chosen: point {index}")
-    for point in tried:
+    for point in (one for one in tried if "lost" in one):
         k = int(point["point"])
         axes.annotate(f"{point['lost']:+.1f} {unit} lost", (100 * share[k], frontier.sensitivity[k]), fontsize=7)
     axes.set(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,21 +97,31 @@ def filled_numbers(first_us: int, end_us: int, window_us: int) -> range:
     return range(first, last + 1)
 
 
-def filled_windows(windows: Iterator[EventWindow]) -> Iterator[EventWindow]:
-    """Yield consecutive windows of a recording by the rule of `filled_numbers`, while they are read."""
-    first = next((window for window in windows if len(window)), None)
-    if first is None:
-        return
-    begin_us = int(columns(first)[0].min())
-    held, wanted, any_yielded = first, 2 * (first.t1_us - begin_us) >= first.t1_us - first.t0_us, False
+def filled_windows(windows: Iterator[EventWindow], window_events: int | None = None) -> Iterator[EventWindow]:
+    """Yield the windows of a recording that it fills by at least half, while they are read; without any, the last with events.
+
+    Consecutive windows are those of `filled_numbers`; windows may also overlap, or hold a number of events.
+
+    Args:
+        windows: in order of time.
+        window_events: number of events that a window can hold; None: windows have a fixed length.
+    """
+    waiting, last, begin_us, end_us = deque[EventWindow](), None, 0, 0
+    any_yielded = False
     for window in windows:
-        if wanted:
-            yield held
-        any_yielded |= wanted
-        held, wanted = window, True
-    last = columns(held)[0]
-    if not any_yielded or not len(last) or 2 * (int(last.max()) + 1 - held.t0_us) >= held.t1_us - held.t0_us:
-        yield held
+        if len(window):
+            times = columns(window)[0]
+            begin_us = int(times.min()) if last is None else begin_us
+            end_us, last = max(end_us, int(times.max()) + 1), window
+        if last is None:
+            continue
+        if 2 * len(window) >= window_events if window_events else 2 * (window.t1_us - begin_us) >= window.t1_us - window.t0_us:
+            waiting.append(window)
+        while waiting and (window_events or 2 * (end_us - waiting[0].t0_us) >= waiting[0].t1_us - waiting[0].t0_us):
+            any_yielded = True
+            yield waiting.popleft()
+    if last is not None and not any_yielded:
+        yield last
 
 
 def whole_window(label: int, size: SensorSize, t_us: int) -> Detections:

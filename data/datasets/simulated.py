@@ -243,7 +243,7 @@ class SimulatedWindows:
         self.left_out = tuple(sorted(set(folder.sets) - shown))
         self._per_scene = config.sequence
         if config.sequence > 1 and (spec.scene != "drive" or spec.whole):
-            raise ConfigError(f"data.simulated.sequence: {spec.name!r} has no sequences; leave it at 1")
+            raise ConfigError("data.simulated.sequence: pictures that are shown in saccades have no sequences; leave it at 1")
         scenes = max(1, n_windows // config.sequence) if n_windows else pictures
         numbers = evenly_spread(pictures, scenes) if spread and 0 < scenes < pictures else None
         n_windows = scenes * config.sequence

@@ -47,7 +47,9 @@ EVENT_BYTES = 8
 SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
-_PACKET_WINDOW_US = 100_000
+_PACKET_WINDOW_US = 1_000_000
+_MAX_SECOND_EVENTS = 1 << 28
+"""Most events of a second in `packets`, which holds none of them but those that it has to repair."""
 _FEW_JUMPS = 16
 
 _GOOD, _LATE, _GLITCH = 0, 1, 2
@@ -91,21 +93,21 @@ class DatFile:
         Raises:
             ValueError: window_us is not positive, or longer than the clock's 2**32 µs.
         """
-        return windows_from(map(itemgetter(1), self._pass(window_us, start_us)), start_us)
+        return windows_from(map(itemgetter(1), self._pass(window_us, start_us, MAX_WINDOW_EVENTS)), start_us)
 
     def marked_windows(self, window_us: int) -> Iterator[tuple[Mark, EventWindow]]:
         """Yield all windows, each with the mark from which it was read; see `windows_after`."""
-        return self._pass(window_us, None)
+        return self._pass(window_us, None, MAX_WINDOW_EVENTS)
 
     def windows_after(self, mark: Mark, window_us: int, phase_us: int) -> Iterator[EventWindow]:
         """Yield windows on phase_us + k * window_us, from the one with the mark's event on; it lacks events before the mark.
 
         `faults` is not changed, because the pass that created the marks has already counted the faults found here.
         """
-        return (window for _, window in self._read(mark, window_us, phase_us, Faults()))
+        return (window for _, window in self._read(mark, window_us, phase_us, Faults(), MAX_WINDOW_EVENTS))
 
-    def _pass(self, window_us: int, start_us: int | None) -> Iterator[tuple[Mark, EventWindow]]:
-        """Yield the windows from `start_us` on, and some before; releases the pages that have been read."""
+    def _pass(self, window_us: int, start_us: int | None, most: int) -> Iterator[tuple[Mark, EventWindow]]:
+        """Yield windows of up to `most` events from `start_us` on, and some before; releases the pages that were read."""
         if not 0 < window_us <= WRAP_US:
             raise ValueError(f"window_us must be positive and at most 2**32, received {window_us}")
         self._mapped.rewind()
@@ -117,20 +119,20 @@ class DatFile:
             self.faults.time_wraps += epoch // WRAP_US
         self._mapped.check()
         begin = Mark(int(start), int(epoch), int(self.words[start, 0]) + int(epoch))
-        for mark, window in self._read(begin, window_us, 0, self.faults):
+        for mark, window in self._read(begin, window_us, 0, self.faults, most):
             self._mapped.release_until(mark.number)
             yield mark, window
         self._mapped.check()
 
-    def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults) -> Iterator[tuple[Mark, EventWindow]]:
+    def _read(self, mark: Mark, window_us: int, phase_us: int, faults: Faults, most: int) -> Iterator[tuple[Mark, EventWindow]]:
         """Yield windows from the one with the mark's event on, each with the mark of the first event at or after its start."""
         t0 = window_start(mark.t_us, window_us, phase_us)
         while mark.number < len(self.words):
             start, epoch, t1 = mark.number, mark.epoch_us, t0 + window_us
-            words = self.words[: start + MAX_WINDOW_EVENTS + 1]
+            words = self.words[: start + most + 1]
             stop, next_epoch, next_us, is_sound = _find_window_end(words, start, epoch, t0, t1)
             self._mapped.check()
-            if stop - start > MAX_WINDOW_EVENTS:
+            if stop - start > most:
                 raise too_many_in_window(self.path, t0, window_us)
             if is_sound:
                 yield mark, EventWindow(t0, t1, self.words[start:stop], epoch, self.version)
@@ -140,8 +142,8 @@ class DatFile:
             mark, t0 = Mark(stop, next_epoch, next_us), next_start(t1, next_us, window_us, phase_us, faults)
 
     def packets(self) -> Iterator[Events]:
-        """See EventStream.packets. Repairs are made in steps of a tenth of a second, from which older events are dropped."""
-        for window in self.windows(_PACKET_WINDOW_US):
+        """See EventStream.packets. Repairs are made second by second: an event older than the current second is dropped."""
+        for _, window in self._pass(_PACKET_WINDOW_US, None, _MAX_SECOND_EVENTS):
             for start in range(0, len(window), PACKET_EVENTS):
                 words = window.words[start : start + PACKET_EVENTS]
                 yield unpack(EventWindow(window.t0_us, window.t1_us, words, window.epoch_us, window.version))
