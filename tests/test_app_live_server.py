@@ -716,6 +716,27 @@ def test_behind_a_reverse_proxy_the_page_works() -> None:
         pipeline.stop()
 
 
+@pytest.mark.parametrize("root", ["/live", "/recording.dat", "/l", "/live/live", "/a%20b", "/lab/", "/"])
+def test_any_root_path_works_behind_both_kinds_of_proxy(root: str) -> None:
+    """Also one that is itself the path of something that is served."""
+    pipeline = make_pipeline()
+    server = PageServer(pipeline, Site("127.0.0.1:0", root))
+    pipeline.start()
+    try:
+        folder = root.rstrip("/")
+        base = server.url.removesuffix(f"{folder}/")
+        for prefix in ("", folder):
+            assert get_from(f"{base}{prefix}/")[0] == 200
+            assert get_from(f"{base}{prefix}/recording.dat")[1] == b"nothing has been recorded yet\n"
+            with connect(f"{base}{prefix}/live".replace("http", "ws", 1), proxy=None) as client:
+                assert "sensor_size" in json.loads(client.recv(timeout=20))
+        if folder != "/recording.dat":
+            assert get_from(base + folder)[0] == 200  # redirected to the folder
+    finally:
+        server.stop()
+        pipeline.stop()
+
+
 def test_without_a_source_the_page_waits_for_its_camera() -> None:
     source = FrameSource(PushedFrames("the page's camera"), SIZE, SimulatorConfig(), 20_000)
     pipeline = make_pipeline(source)
@@ -738,7 +759,7 @@ def test_without_a_source_the_page_waits_for_its_camera() -> None:
 def scope(host: str = "127.0.0.1:8000", origin: str | None = None, query: str = "") -> dict[str, Any]:
     """What an ASGI server says of a connection."""
     headers = [(b"host", host.encode())] + ([(b"origin", origin.encode())] if origin else [])
-    return {"type": "websocket", "headers": headers, "query_string": query.encode()}
+    return {"type": "websocket", "path": "/live", "headers": headers, "query_string": query.encode()}
 
 
 def visit(application: Any, visitor: dict[str, Any]) -> bool:

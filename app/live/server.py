@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -50,6 +50,8 @@ _SEND_BUFFER = 1 << 18
 _CHUNK = 1 << 18
 _COMMANDS_PER_S, _COMMANDS_AT_ONCE = 50.0, 25
 _REPEAT_S = 60.0
+_SERVED = {"http": "/recording.dat", "websocket": "/live"}
+"""What is served beside the page, by the type of the connection."""
 
 
 @dataclass(frozen=True)
@@ -178,9 +180,14 @@ def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None)
         token: token that clients must send; None on loopback.
     """
 
+    root = unquote(site.root_path.rstrip("/"))
+
     async def in_folder(scope: Scope, receive: Receive, send: Send) -> None:
-        # uvicorn's root_path assumes that the proxy strips the prefix; here both kinds of proxy must work.
-        await application({**scope, "root_path": site.root_path.rstrip("/")}, receive, send)
+        # uvicorn's root_path assumes that the proxy strips the prefix; here both kinds of proxy must work, also if the prefix
+        # is the path of something that is served.
+        path = scope["path"]
+        is_in_folder = path.startswith(f"{root}/") or (path == root and path != _SERVED.get(scope["type"]))
+        await application({**scope, "root_path": root if is_in_folder else ""}, receive, send)
 
     guard: ASGIApp = Guard(in_folder, site.allow_hosts, token)
     if loopback or site.allow_hosts:
@@ -205,7 +212,7 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
     async def index() -> HTMLResponse:
         return HTMLResponse(markup, headers=headers)
 
-    @application.get("/recording.dat", response_model=None)
+    @application.get(_SERVED["http"], response_model=None)
     def recording() -> StreamingResponse | PlainTextResponse:
         opened = commands.open_finished()
         if opened is None:
@@ -216,7 +223,7 @@ def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -
         download_headers = {"Cache-Control": "no-store", **attachment}
         return StreamingResponse(_chunks(file, commands), media_type="application/octet-stream", headers=download_headers)
 
-    @application.websocket("/live")
+    @application.websocket(_SERVED["websocket"])
     async def live(socket: WebSocket) -> None:
         await socket.accept()  # also to refuse: browsers do not tell a page why a handshake failed
         if broadcaster.clients >= _MAX_CLIENTS:
