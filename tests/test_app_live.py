@@ -30,7 +30,7 @@ from evburst.app.live.builder import Builder
 from evburst.app.live.cli import live_main
 from evburst.app.live.desktop import LiveWindow
 from evburst.app.live.frames import FakeCamera, FrameSource
-from evburst.app.live.networks import Prepared
+from evburst.app.live.networks import Prepared, prepare
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.recording_settings import OF_RECORDINGS
@@ -38,11 +38,11 @@ from evburst.app.live.run import summary
 from evburst.app.live.sources import RecordingSource
 from evburst.app.live.totals import LatencyHistogram
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.events import SensorSize
+from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
-from tests.conftest import ROOT, make_events
+from tests.conftest import ROOT, make_events, random_events
 from tests.helpers.waiting import wait_until
 
 SIZE = SensorSize(64, 48)
@@ -235,6 +235,20 @@ def test_another_network_is_prepared_while_the_present_one_runs(monkeypatch: pyt
     assert pipeline.config.detect.weights == "caltech6"
     pipeline.stop()
     json.dumps(summary(pipeline, 1.0))
+
+
+def test_a_summary_covers_the_windows_of_all_networks() -> None:
+    """Also if their windows differ in length."""
+    pipeline = LivePipeline(camera(), CONFIG)
+    for weights, window_us in (("street", 20_000), ("caltech6", 40_000)):
+        pipeline.network = prepare(DetectConfig(weights, ann=True, window_ms=window_us / 1000), SIZE, Faults())
+        inference = pipeline.network.inference
+        for count in (0, 300):
+            window = EventWindow(0, window_us, random_events(count, SIZE, window_us))
+            (result,) = inference.run([inference.bin(window, inference.new_grid())])
+            pipeline.figures.add(result, pipeline.network)
+    found = summary(pipeline, 1.0)
+    assert [found[name] for name in ("windows", "idle_windows", "events", "events_per_s")] == [4, 2, 600, 5000]
 
 
 def test_a_network_that_cannot_be_prepared_leaves_the_present_one() -> None:

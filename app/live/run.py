@@ -185,8 +185,7 @@ def preset_settings(name: str) -> dict[str, object]:
 def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None = None) -> dict[str, Any]:
     """Return the summary of a run, in JSON types."""
     totals, detect = pipeline.figures, pipeline.config.detect
-    network, n = pipeline.network, totals.windows
-    window_us = network.inference.voxel.window_us
+    network = pipeline.network
     latency = {f"p{q}": totals.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": totals.latency.highest_ms}
     energy = totals.energy.report()
     return {
@@ -197,14 +196,14 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
         "network": "ann" if detect.ann else "snn",
         "engine": None if detect.ann else network.detector.engine,
         "weights": detect.weights,
-        "window_ms": window_us / 1000,
+        "window_ms": network.inference.voxel.window_us / 1000,
         "seconds": round(wall_s, 3),
-        "windows": n,
-        "idle_windows": energy.idle_windows,
+        "windows": totals.windows,
+        "idle_windows": totals.idle_windows,
         "dropped": pipeline.dropped,
         "latency_ms": {name: None if value is None else round(value, 2) for name, value in latency.items()},
         "events": totals.events,
-        "events_per_s": round(totals.events / (n * window_us * 1e-6)) if n else 0,
+        "events_per_s": round(totals.events / (totals.duration_us * 1e-6)) if totals.windows else 0,
         "detections": sum(totals.per_class.values()),
         **({"lead_ms": detect.lead_ms} if detect.lead_ms else {}),
         "per_class": dict(totals.per_class),

@@ -50,11 +50,13 @@ class RunTotals:
 
     Attributes:
         energy: energy totals of the current network; a change of weights, of ANN/SNN or of timesteps resets them.
+        idle_windows: windows that no network ran.
+        duration_us: length of all windows, which a change of weights may change.
     """
 
     def __init__(self, network: Prepared) -> None:
         self.latency = LatencyHistogram()
-        self.windows, self.events = 0, 0
+        self.windows, self.idle_windows, self.duration_us, self.events = 0, 0, 0, 0
         self._network, self.energy = network, EnergyTotals(network.inference.dense_macs)
         self.per_class: Counter[str] = Counter()
         self.recent_ms: deque[float] = deque(maxlen=100)
@@ -62,6 +64,8 @@ class RunTotals:
     def add(self, result: WindowResult, network: Prepared) -> None:
         """Count the result of one window and the network that made it."""
         self.windows += 1
+        self.idle_windows += result.idle
+        self.duration_us += result.t1_us - result.t0_us
         self.events += result.events
         self.latency.add(result.latency_ms)
         self.recent_ms.append(result.latency_ms)
