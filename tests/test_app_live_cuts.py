@@ -144,6 +144,27 @@ def test_a_source_that_returns_with_another_sensor_size_is_refused() -> None:
     assert lines[1:] == [refused, "fake camera is back"]
 
 
+def test_a_recording_that_is_gone_after_another_source_is_waited_for(tmp_path: Path) -> None:
+    path, lines = tmp_path / "a.csv", list[str]()
+    write_events(path, random_events(20_000, SIZE, 400_000), SIZE)
+    recording = RecordingSource(path, 20_000, SIZE, loop=True)
+    pipeline = LivePipeline(recording, CONFIG, lines.append)
+    pipeline.start()
+    wait_until(lambda: pipeline.figures.windows > 0)
+    other = FrameSource(FakeCamera(SIZE, 100.0), SIZE, SimulatorConfig(), 20_000, upsample=False)
+    pipeline.use(other)
+    wait_until(lambda: other.picture is not None)
+    path.rename(tmp_path / "b.csv")
+    pipeline.use(recording)
+    wait_until(lambda: pipeline.capture.status.startswith("waiting for a.csv: ") or pipeline.wait(0))
+    (tmp_path / "b.csv").rename(path)
+    wait_until(lambda: pipeline.capture.status == "running" or pipeline.wait(0))
+    shown = pipeline.figures.windows
+    wait_until(lambda: pipeline.figures.windows > shown)
+    pipeline.stop()
+    assert lines[1:] == ["a.csv is back"]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_that_is_silent_does_not_keep_a_run_from_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_events(tmp_path / "a.csv", random_events(20_000, SIZE, 400_000), SIZE)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -15,6 +16,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import cv2
@@ -661,6 +664,38 @@ def test_only_its_own_page_stops_a_camera(served: tuple[LivePipeline, PageServer
         assert pipeline.source is not own
         assert not ask(client, {"do": "camera_off"})["page_camera"]
         assert pipeline.source is own
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_camera_does_not_take_the_place_of_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    write_events(tmp_path / "a.csv", random_events(20_000, SIZE, 400_000), SIZE)
+    left = Event()
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb") as pipe:
+            pipe.write((tmp_path / "a.csv").read_bytes())
+            pipe.flush()
+            assert left.wait(300)
+
+    writer = Thread(target=write, daemon=True)
+    writer.start()
+    pipeline = make_pipeline(RecordingSource(tmp_path / "pipe", 20_000, SIZE, loop=True))
+    server = PageServer(pipeline, Site("127.0.0.1:0"))
+    pipeline.start()
+    try:
+        with open_socket(server) as client:
+            refused = ask(client, {"do": "camera_on"})
+            assert (refused["error"].partition(",")[0], refused["to"]) == ("pipe: a pipe can be read only once", "camera_on")
+            assert not ask(client, {"set": {}})["page_camera"]
+        wait_until(lambda: server.broadcaster.clients == 0 or pipeline.wait(0))
+        wait_until(lambda: pipeline.figures.windows + pipeline.dropped >= 19 or pipeline.wait(0))
+        assert pipeline.source.name == "pipe"
+    finally:
+        left.set()
+        server.stop()
+        pipeline.stop()
+        writer.join(60)
 
 
 def test_networks_and_weights_are_chosen_by_name(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.sources import LiveSource, Packet, RecordingSource, check_size
-from evburst.data.errors import SourceError
+from evburst.data.errors import EvburstError, SourceError
 from evburst.data.events import Events
 
 _RETRY_S = 0.5
@@ -67,6 +67,7 @@ class Capture:
         """Read the source until it ends or `stop` is set."""
         source: LiveSource | None = None
         shift_us: int | None = None
+        is_first = True
         while not stop.is_set():
             try:
                 if source is not self.source:
@@ -79,15 +80,20 @@ class Capture:
                 if self._is_held() and isinstance(source, RecordingSource | FrameSource) and source.hold():
                     continue
                 packet = source.read()
-            except SourceError as error:
+            except (EvburstError, OSError) as error:
+                # Whatever keeps a source from being opened again may pass, e.g. a recording was moved away.
+                if not isinstance(error, SourceError) and (is_first or shift_us is not None):
+                    raise
                 _close(source)
                 source = None
-                self._set_status(f"waiting for {self.source.name}: {error}")
+                reason = error.strerror if isinstance(error, OSError) else error
+                self._set_status(f"waiting for {self.source.name}: {reason}")
                 stop.wait(_RETRY_S)
                 continue
             if packet is None:
                 self._set_status("ended")
                 break
+            is_first = False
             if packet.until_us is None:
                 continue
             fresh = shift_us is None or packet.restarted

@@ -230,6 +230,8 @@ class Commands:
         if self._camera_client not in (None, client):
             raise RefusedError("another page's camera is in use")
         initial = self._initial_source
+        if isinstance(initial, RecordingSource) and initial.is_pipe:
+            raise RefusedError(f"{initial.name}: a pipe can be read only once, so that it could not continue after a camera")
         if isinstance(initial, FrameSource) and isinstance(initial.grabber, PushedFrames):
             self._pushed = initial.grabber
         else:

@@ -163,6 +163,7 @@ class RecordingSource:
         options: as in `open_events`.
 
     Attributes:
+        is_pipe: whether it is a pipe, which cannot be opened again once it has been closed.
         duration_s: time from the start of the first window to the end of the last one, on the recording's clock; None while
             it is not known, so that the recording cannot be sought.
     """
@@ -179,7 +180,8 @@ class RecordingSource:
         speed: float = 1.0,
         options: ReadOptions = DEFAULT_OPTIONS,
     ) -> None:
-        self.name, self.finite, self._speed = path.name, not loop or is_pipe(path), speed
+        self.is_pipe = is_pipe(path)
+        self.name, self.finite, self._speed = path.name, not loop or self.is_pipe, speed
         self._path, self._window_us, self._size, self._format, self._options = path, window_us, sensor_size, format, options
         self._stream = self._open_stream()
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
@@ -234,7 +236,7 @@ class RecordingSource:
 
     def hold(self) -> bool:
         """Let the recording stand still for POLL_S and return True; return False at once for a pipe."""
-        if is_pipe(self._path):
+        if self.is_pipe:
             return False
         self._pacer.hold()
         return True
@@ -275,7 +277,7 @@ class RecordingSource:
         return True
 
     def _start_measuring(self) -> None:
-        if self.duration_s is None and not is_pipe(self._path):
+        if self.duration_s is None and not self.is_pipe:
             Thread(target=self._measure, args=(self._closed,), name="measure", daemon=True).start()
 
     def _measure(self, closed: Event) -> None:
