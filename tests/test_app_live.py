@@ -208,6 +208,22 @@ def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None
     assert sum(counts) == pipeline.figures.events  # the totals count what was played
 
 
+def test_a_seek_leaves_out_the_time_in_which_a_recording_stood_still(tmp_path: Path) -> None:
+    """The run's clock continues, so that there is no hole in what is recorded."""
+    watcher, source = Watcher(), recording(tmp_path / "a.dat")
+    pipeline = LivePipeline(source, CONFIG)
+    pipeline.viewers.append(watcher)
+    pipeline.start()
+    wait_until(lambda: len(watcher.seen) >= 2)
+    pipeline.capture.started_s -= 1000.0  # as after a pause, or a while in slow motion
+    source.seek(1.63)
+    wait_until(lambda: any(events >= 181 for _, events in watcher.seen))
+    pipeline.stop()
+    starts = [t0 for t0, _ in watcher.seen]
+    assert starts == sorted(set(starts))
+    assert max(later - earlier for earlier, later in pairwise(starts)) < 500_000_000
+
+
 def test_another_network_is_prepared_while_the_present_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inference continues while a new network is being built, and windows binned for the old one are run by the old one."""
     pipeline, gate = LivePipeline(camera(), LiveConfig(DetectConfig(window_ms=20.0, timesteps=1))), Event()

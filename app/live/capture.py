@@ -98,7 +98,9 @@ class Capture:
                 continue
             fresh = shift_us is None or packet.restarted
             if shift_us is None or fresh:
-                shift_us = self._clock_shift_us(packet, packet.until_us)
+                # A replay may have been held, or in slow motion: after a seek, the run's clock continues where it was.
+                is_sought = shift_us is not None and isinstance(source, RecordingSource)
+                shift_us = self._clock_shift_us(packet, packet.until_us, self._until_us if is_sought else None)
             packet.events["t"] += shift_us
             self._until_us = packet.until_us + shift_us
             self._put(Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut))
@@ -116,12 +118,19 @@ class Capture:
             self._reasons.clear()
             self._notify(f"{self.source.name} is back")
 
-    def _clock_shift_us(self, packet: Packet, until_us: int) -> int:
-        """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept."""
+    def _clock_shift_us(self, packet: Packet, until_us: int, begin_us: int | None) -> int:
+        """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept.
+
+        Args:
+            packet: the first packet; it is moved to `begin_us`, or without that to the time that has passed.
+            until_us: its `until_us`.
+            begin_us: on the run's clock, rounded up to whole windows.
+        """
         window_us = self._window_us()
         first_us = int(packet.events["t"][0]) if len(packet.events) else until_us
-        elapsed_us = max(round(1e6 * (packet.due_s - self.started_s)) - (until_us - first_us), self._until_us)
-        return (-(-elapsed_us // window_us) - first_us // window_us) * window_us
+        if begin_us is None:
+            begin_us = max(round(1e6 * (packet.due_s - self.started_s)) - (until_us - first_us), self._until_us)
+        return (-(-begin_us // window_us) - first_us // window_us) * window_us
 
 
 def _close(source: LiveSource | None) -> None:
