@@ -106,6 +106,38 @@ def test_a_recording_that_starts_again_is_detected_as_the_first_time(tmp_path: P
     assert_equal(found[12:], found[:12])
 
 
+def test_after_weights_with_longer_windows_results_are_those_of_detection(tmp_path: Path) -> None:
+    """Of every lap, which has an odd number of the shorter windows and begins at an odd one; the run's clock continues."""
+    stream = open_events(ROOT / "data" / "samples" / "street_td.dat")
+    events = np.concatenate([packet[(packet["t"] >= 150_000) & (packet["t"] < 800_000)] for packet in stream.packets()])
+    write_events(tmp_path / "a.dat", events, stream.sensor_size)
+    lap = [(result.events, result.spikes) for result in Detector("caltech6", timesteps=1).stream(tmp_path / "a.dat")]
+    assert (len(lap), sum(count for count, _ in lap)) == (7, len(events))
+    source, results = Replay(tmp_path / "a.dat"), list[WindowResult]()
+    pipeline = LivePipeline(source, LiveConfig(DetectConfig(timesteps=1), queue_windows=100))
+    source.finished = lambda: len(results)
+
+    def show(result: WindowResult) -> None:
+        results.append(result)
+        if len(results) == 4:
+            pipeline.set_network(weights="caltech6")
+
+    pipeline.viewers.append(SimpleNamespace(show=show, paused=None))
+    pipeline.start()
+    wait_until(lambda: sum(result.t1_us - result.t0_us == 100_000 for result in results) >= 20 or pipeline.wait(0))
+    source.done.set()
+    pipeline.stop()
+    assert source.duration_s == pytest.approx(0.7)
+    starts = [result.t0_us for result in results]
+    assert starts == sorted(set(starts))
+    longer = [result for result in results if result.t1_us - result.t0_us == 100_000]
+    assert longer == results[-len(longer) :]
+    assert [result.t0_us - longer[0].t0_us for result in longer] == [100_000 * k for k in range(len(longer))]
+    found = [(result.events, result.spikes) for result in longer]
+    first = lap.index(found[0])
+    assert found == [lap[(first + k) % 7] for k in range(len(found))]
+
+
 def _config(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a Detector as those of DetectConfig."""
     return {name: FiltersConfig(**value) if name == "filters" else value for name, value in settings.items()}

@@ -29,12 +29,13 @@ from evburst.app.live.pipeline import LiveConfig
 from evburst.app.live.relay import NoStreamError, connect
 from evburst.app.live.run import LiveRequest, open_source
 from evburst.app.live.slicing import DropOldest, WindowAssembler
-from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource
+from evburst.app.live.sources import NO_EVENTS, LiveSource, Pacer, RecordingSource, recut
 from evburst.app.live.video import CameraGrabber, VideoGrabber
+from evburst.data.encoding import unpack
 from evburst.data.errors import ConfigError, MissingPackageError, SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.sensor import PRESETS, SimulatorConfig
-from evburst.data.slicing import live_windows
+from evburst.data.slicing import live_windows, windows_by_duration
 from evburst.data.writers import write_events
 from evburst.models.bundle import Bundle
 from tests.conftest import make_events, random_events
@@ -136,6 +137,20 @@ def test_the_queue_drops_the_oldest_and_counts() -> None:
 # Replay
 
 
+@pytest.mark.parametrize(("before_us", "window_us"), [(50, 100), (100, 50), (40, 70), (30, 30)])
+def test_windows_are_recut_to_those_of_another_length(before_us: int, window_us: int) -> None:
+    """Also where the clock was reset, and after a silence that was skipped."""
+    rng = np.random.default_rng(1)
+    once = np.sort(rng.integers(30, 2000, 150))
+    runs = [make_events([*once.tolist(), *(once + 700_000_000).tolist()]), make_events((once // 3).tolist())]
+    windows = [window for run in runs for window in windows_by_duration([run], before_us, Faults())]
+    expected = [window for run in runs for window in windows_by_duration([run], window_us, Faults())]
+    found = list(recut(iter(windows), window_us))
+    assert [(window.t0_us, window.t1_us) for window in found] == [(window.t0_us, window.t1_us) for window in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(unpack(one), unpack(other))
+
+
 def test_a_recording_is_played_at_its_own_pace_and_whole(tmp_path: Path, clock: Clock) -> None:
     events = random_events(4000, SIZE, 300_000)
     events["t"] += 2_000_000
@@ -224,6 +239,55 @@ def test_a_pipe_is_not_sought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="its length is not known"):
         source.seek(1.0)
     assert not source.hold()
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("packets", [1, 6, 9, 10])
+def test_a_pipe_continues_in_windows_of_another_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packets: int) -> None:
+    """Nothing is lost: what was played of a window that was not complete is played again."""
+    events = random_events(4000, SIZE, 300_000)
+    events["t"] += 2_010_000
+    write_events(tmp_path / "a.dat", events, SIZE)
+    monkeypatch.setattr(sources_module, "is_pipe", lambda path: True)
+    source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)
+    source.open()
+    before = read_events(source, packets)
+    source.set_window(50_000)
+    complete_us = 2_000_000 + 20_000 * (packets // 5)
+    begin_us = complete_us // 50_000 * 50_000
+    first = source.read()
+    assert first is not None
+    assert first.restarted
+    after = np.concatenate([first.events, read_events(source, 1000)])
+    after["t"] += begin_us
+    np.testing.assert_array_equal(after, events[events["t"] >= complete_us])
+    assert source.read() is None
+    assert len(before) == np.count_nonzero(events["t"] < 2_000_000 + 4_000 * packets)
+
+
+@pytest.mark.parametrize("name", ["a.dat", "a.csv"])
+@pytest.mark.parametrize(("packets", "expected_s"), [(0, 2.0), (1, 2.0), (13, 2.0), (15, 2.05), (17, 2.05), (80, 2.3)])
+def test_a_recording_continues_in_windows_of_another_length(tmp_path: Path, name: str, packets: int, expected_s: float) -> None:
+    """From the one that contains the start of the window being played; a position that is sought comes first."""
+    events = random_events(4000, SIZE, 300_000)
+    events["t"] += 2_010_000
+    write_events(tmp_path / name, events, SIZE)
+    source = seekable(tmp_path / name, sensor_size=SIZE, speed=1000)
+    assert source.duration_s == pytest.approx(0.32)
+    read_events(source, packets)
+    source.set_window(50_000)
+    assert source.duration_s == pytest.approx(0.35)
+    for begin_us in (round(1e6 * expected_s), 2_100_000):
+        packet = source.read()
+        assert packet is not None
+        assert packet.restarted
+        window = np.concatenate([packet.events, read_events(source, 4)])
+        expected = events["t"][(events["t"] >= begin_us) & (events["t"] < begin_us + 50_000)]
+        assert np.array_equal(window["t"] + begin_us, expected)
+        source.set_window(20_000)
+        source.set_window(50_000)
+        source.seek(0.11)
+    source.close()
 
 
 def test_the_length_is_measured_only_if_somebody_may_seek(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

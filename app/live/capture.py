@@ -8,6 +8,7 @@ from threading import Event
 from typing import NamedTuple
 
 from evburst.app.live.frames import FrameSource
+from evburst.app.live.networks import Prepared
 from evburst.app.live.sources import LiveSource, Packet, RecordingSource, check_size
 from evburst.data.errors import EvburstError, SourceError
 from evburst.data.events import Events
@@ -23,12 +24,14 @@ class Captured(NamedTuple):
         until_us: all events before this instant have been captured.
         due_s: as in `Packet`.
         cut: whether they do not continue what was captured before.
+        network: the network that they are for.
     """
 
     events: Events
     until_us: int
     due_s: float
     cut: bool
+    network: Prepared
 
 
 class Capture:
@@ -36,7 +39,7 @@ class Capture:
 
     Args:
         source: source of the events; it has been opened and closed once, so that its sensor size is known.
-        window_us: returns the present length of a window.
+        network: returns the present network; a recording is played in windows of its length.
         put: receives what was captured; it may block.
         is_held: returns whether a replay is to stand still.
         notify: called with a line of text when the source is lost or returns.
@@ -51,14 +54,14 @@ class Capture:
     def __init__(
         self,
         source: LiveSource,
-        window_us: Callable[[], int],
+        network: Callable[[], Prepared],
         put: Callable[[Captured], None],
         is_held: Callable[[], bool],
         notify: Callable[[str], None],
     ) -> None:
         self.source, self.status, self.lost = source, "starting", 0
         self.started_s = time.perf_counter()
-        self._size, self._window_us = source.sensor_size, window_us
+        self._size, self._network = source.sensor_size, network
         self._put, self._is_held, self._notify = put, is_held, notify
         self._reasons: set[str] = set()
         self._until_us = 0
@@ -70,9 +73,13 @@ class Capture:
         is_first = True
         while not stop.is_set():
             try:
-                if source is not self.source:
+                next_source, network = self.source, self._network()
+                window_us = network.inference.voxel.window_us
+                if isinstance(next_source, RecordingSource):
+                    next_source.set_window(window_us)
+                if source is not next_source:
                     _close(source)
-                    shift_us, next_source = None, self.source
+                    shift_us = None
                     next_source.open()
                     source = next_source
                     check_size(self._size, source.sensor_size)
@@ -100,10 +107,10 @@ class Capture:
             if shift_us is None or fresh:
                 # A replay may have been held, or in slow motion: after a seek, the run's clock continues where it was.
                 is_sought = shift_us is not None and isinstance(source, RecordingSource)
-                shift_us = self._clock_shift_us(packet, packet.until_us, self._until_us if is_sought else None)
+                shift_us = self._clock_shift_us(packet, packet.until_us, window_us, self._until_us if is_sought else None)
             packet.events["t"] += shift_us
             self._until_us = packet.until_us + shift_us
-            self._put(Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut))
+            self._put(Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut, network))
         _close(source)
 
     def _set_status(self, status: str) -> None:
@@ -118,15 +125,15 @@ class Capture:
             self._reasons.clear()
             self._notify(f"{self.source.name} is back")
 
-    def _clock_shift_us(self, packet: Packet, until_us: int, begin_us: int | None) -> int:
+    def _clock_shift_us(self, packet: Packet, until_us: int, window_us: int, begin_us: int | None) -> int:
         """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept.
 
         Args:
             packet: the first packet; it is moved to `begin_us`, or without that to the time that has passed.
             until_us: its `until_us`.
+            window_us: length of a window.
             begin_us: on the run's clock, rounded up to whole windows.
         """
-        window_us = self._window_us()
         first_us = int(packet.events["t"][0]) if len(packet.events) else until_us
         if begin_us is None:
             begin_us = max(round(1e6 * (packet.due_s - self.started_s)) - (until_us - first_us), self._until_us)

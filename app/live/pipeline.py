@@ -94,7 +94,7 @@ class LivePipeline:
         capture: reads the source.
         recorders: receive every window's events.
         figures: totals of the run.
-        network: network for which windows are binned; only the inference thread replaces it.
+        network: network for which events are captured; only the inference thread replaces it.
         shown: network that made the result being shown.
         wanted: settings requested last.
         problem: why the requested network could not be prepared; empty if it could.
@@ -109,7 +109,7 @@ class LivePipeline:
         self._builder = Builder[DetectConfig, Prepared](self._prepare, self._preparation_failed)
         self.figures = RunTotals(self.network)
         self.viewers: list[Viewer] = []
-        self.capture = Capture(source, self._window_us, self._put, self._is_held, self._notify)
+        self.capture = Capture(source, lambda: self.network, self._put, self._is_held, self._notify)
         self.recorders = Recorders(self._notify)
         self._filter = self._new_filter()
         self._packets: Queue[Captured | None] = Queue(_PACKETS)
@@ -232,9 +232,6 @@ class LivePipeline:
         self.capture.run(self._stop)
         self._put(None)
 
-    def _window_us(self) -> int:
-        return self.inference.voxel.window_us
-
     def _put(self, item: Captured | None) -> None:
         """Queue a packet for binning; give up once the run is done, because binning may have failed."""
         while not self._done.is_set():
@@ -258,11 +255,10 @@ class LivePipeline:
             if item.cut:
                 assembler.restart()
                 self._filter, scene = self._new_filter(), scene + 1
-            network = self.network
-            assembler.set_window(network.inference.voxel.window_us)
+            assembler.set_window(item.network.inference.voxel.window_us)
             for due in assembler.push(item.events, item.until_us, item.due_s):
                 self.recorders.write(due.window.words)
-                self._binned.put(self._bin_window(network, due, scene))
+                self._binned.put(self._bin_window(item.network, due, scene))
         self._binned.close()
 
     def _bin_window(self, network: Prepared, due: DueWindow, scene: int) -> _Binned:

@@ -10,20 +10,22 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, NamedTuple, Protocol
+from threading import Event, Lock, Thread
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from evburst.data.encoding import unpack
 from evburst.data.errors import EvburstError, SourceError
-from evburst.data.events import EVENT_DTYPE, Events, EventStream, Faults, SensorSize
+from evburst.data.events import EVENT_DTYPE, Events, EventStream, EventWindow, Faults, SensorSize, joined
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import DEFAULT_OPTIONS, ReadOptions, open_events
 from evburst.data.readers.foreign import is_pipe
+from evburst.data.slicing import window_start
 
 POLL_S = 0.1
 """Longest time that `read` waits for the device."""
@@ -42,8 +44,8 @@ class Packet(NamedTuple):
         until_us: time on the source's clock before which all events have been delivered; None if the clock is not known yet,
             before a device's first event.
         due_s: earliest time at which these events were available, on time.perf_counter's clock.
-        restarted: whether the source's clock restarts with this packet, because a recording continues at another position or a
-            device was reset.
+        restarted: whether the source's clock restarts with this packet, because a recording continues at another position or in
+            windows of another length, or a device was reset.
         cut: whether another scene begins with this packet although the clock continues, because a recording starts again.
     """
 
@@ -58,6 +60,27 @@ def check_size(expected: SensorSize, found: SensorSize) -> None:
     """Raise SourceError if a source that was reopened has another sensor size, for which nothing has been prepared."""
     if found != expected:
         raise SourceError(f"the sensor is now {found}, not {expected}; restart evburst")
+
+
+def recut(windows: Iterable[EventWindow], window_us: int) -> Iterator[EventWindow]:
+    """Yield the events of windows as windows of another length, in EVENT_DTYPE; the first one lacks what came before them.
+
+    Where the windows are not consecutive, because the clock was reset or after a long silence, they begin anew.
+    """
+    t0 = end_us = 0
+    held = NO_EVENTS
+    for window in windows:
+        if window.t0_us != end_us:
+            if len(held):
+                yield EventWindow(t0, t0 + window_us, held)
+            t0, held = window_start(window.t0_us, window_us), NO_EVENTS
+        held, end_us = joined([held, unpack(window)]), window.t1_us
+        while t0 + window_us <= end_us:
+            is_inside = held["t"] < t0 + window_us
+            yield EventWindow(t0, t0 + window_us, held[is_inside])
+            t0, held = t0 + window_us, held[~is_inside]
+    if len(held):
+        yield EventWindow(t0, t0 + window_us, held)
 
 
 class LiveSource(Protocol):
@@ -186,10 +209,14 @@ class RecordingSource:
         self._stream = self._open_stream()
         self.sensor_size, self.faults = self._stream.sensor_size, self._stream.faults
         self.duration_s: float | None = None
-        self._windows: Iterator[Any] = iter(())
+        self._extent_us: tuple[int, int] | None = None
+        self._measured = Lock()
+        self._windows: Iterator[EventWindow] = iter(())
+        self._playing: EventWindow | None = None
         self._pacer = Pacer(window_us, speed)
         self._start_us = self._window_start_us = self._end_us = 0
-        self._targets_s: deque[float] = deque(maxlen=1)
+        self._targets_us: deque[int] = deque(maxlen=1)
+        self._is_recut = False
         self._wants_length = False
         self._closed = Event()
         self._closed.set()
@@ -202,9 +229,10 @@ class RecordingSource:
     @property
     def position_s(self) -> float:
         """Start of the window being played, in s from the start of the first window; while seeking, the new position."""
+        at_us = self._window_start_us
         with suppress(IndexError):  # the reading thread may take the position at any time
-            return self._targets_s[-1]
-        return (self._window_start_us - self._start_us) * 1e-6
+            at_us = self._targets_us[-1]
+        return max(at_us - self._start_us, 0) * 1e-6
 
     def seek(self, position_s: float) -> None:
         """Continue with the window at this position, limited to the recording. May be called from any thread.
@@ -215,11 +243,22 @@ class RecordingSource:
         if self.duration_s is None:
             raise ValueError(f"{self.name}: cannot be sought, because its length is not known")
         last_s = self.duration_s - self._window_us * 1e-6
-        self._targets_s.append(min(max(position_s, 0.0), last_s))
+        self._targets_us.append(self._start_us + round(1e6 * min(max(position_s, 0.0), last_s)))
+
+    def set_window(self, window_us: int) -> None:
+        """Set the window length. The reading thread calls it.
+
+        A recording that is open continues with the window that contains the start of the one being played, so that all windows
+        are those of the new length. A pipe cannot go back: its first window of the new length may lack its beginning.
+        """
+        if window_us != self._window_us:
+            self._window_us, self._is_recut = window_us, not self._closed.is_set()
+            self._set_length()
 
     def open(self) -> None:
         """See LiveSource."""
         self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
+        self._playing, self._is_recut = None, False
         self._closed = Event()
         if self._wants_length:
             self._start_measuring()
@@ -253,7 +292,7 @@ class RecordingSource:
                 return None
             events = unpack(window)
             events["t"] += self._end_us - window.t0_us
-            self._window_start_us = window.t0_us
+            self._playing, self._window_start_us = window, window.t0_us
             self._end_us += self._window_us
             self._pacer.give(events[np.argsort(events["t"], kind="stable")], self._end_us)
         return self._pacer.next()._replace(restarted=restarted, cut=cut)
@@ -267,11 +306,22 @@ class RecordingSource:
         return FilteredStream(open_events(self._path, self._size, self._format, options=self._options), FiltersConfig())
 
     def _go_to_target(self) -> bool:
-        """Restart the source's clock at the position that was sought last; return False if there is none."""
-        if not self._targets_s:
+        """Restart the source's clock where it was sought last, or if only the window length has changed, where it is; return
+        False if there is neither."""
+        if not self._targets_us and not self._is_recut:
             return False
-        self._window_start_us = self._start_us + round(self._targets_s.pop() * 1e6)
-        self._windows, self._end_us = self._stream.windows(self._window_us, self._window_start_us), 0
+        playing = [] if self._playing is None or self._pacer.empty else [self._playing]
+        if self.is_pipe:
+            self._windows = recut(chain(playing, self._windows), self._window_us)
+        else:
+            start_us = None
+            if self._targets_us:
+                start_us = self._targets_us.pop()
+            elif self._playing is not None:
+                start_us = self._playing.t0_us if playing else self._playing.t1_us
+            self._windows = self._stream.windows(self._window_us, start_us)
+            self._window_start_us = self._start_us if start_us is None else start_us
+        self._end_us, self._is_recut = 0, False
         behind_s, self._pacer = self._pacer.behind_s, Pacer(self._window_us, self._speed)
         self._pacer.behind_s = behind_s
         return True
@@ -282,11 +332,20 @@ class RecordingSource:
 
     def _measure(self, closed: Event) -> None:
         """Measure the length on a stream of its own, so that faults are counted once; stop when the source is closed."""
-        first_us, last_us = None, 0
+        first, last = None, None
         with suppress(EvburstError):  # `read` raises it when it gets there
             for window in self._open_stream().windows(self._window_us):
-                first_us, last_us = window.t0_us if first_us is None else first_us, window.t1_us
+                first, last = window if first is None else first, window
                 if closed.is_set():
                     return
-            if first_us is not None:
-                self._start_us, self.duration_s = first_us, (last_us - first_us) * 1e-6
+            if first is not None and last is not None:
+                first_us, last_us = unpack(first)["t"].min(initial=first.t1_us - 1), unpack(last)["t"].max(initial=last.t0_us)
+                self._extent_us = int(first_us), int(last_us)
+                self._set_length()
+
+    def _set_length(self) -> None:
+        """Set what the present window length makes of the times of the first and the last event, once they are known."""
+        with self._measured:
+            if self._extent_us is not None:
+                self._start_us, last_us = (window_start(t_us, self._window_us) for t_us in self._extent_us)
+                self.duration_s = (last_us + self._window_us - self._start_us) * 1e-6
