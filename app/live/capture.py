@@ -93,7 +93,7 @@ class Capture:
                     raise
                 _close(source)
                 source = None
-                reason = error.strerror if isinstance(error, OSError) else error
+                reason = (isinstance(error, OSError) and error.strerror) or error
                 self._set_status(f"waiting for {self.source.name}: {reason}")
                 stop.wait(_RETRY_S)
                 continue
