@@ -362,6 +362,44 @@ def test_the_browsers_camera_becomes_the_source(browser: Any, pipeline: LivePipe
     wait_until(lambda: pipeline.source is own)
 
 
+TRACKS = """
+    window.tracks = [];
+    const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wish) => {
+      const stream = await ask(wish);
+      tracks.push(...stream.getTracks());
+      return stream;
+    };"""
+"""Keeps the tracks of the cameras that the page opens, until it is loaded anew."""
+
+
+def test_two_presses_at_once_open_one_camera_that_can_be_stopped(browser: Any, pipeline: LivePipeline) -> None:
+    own = pipeline.source
+    browser.execute_script(TRACKS + "for (let k = 0; k < 2; k++) document.getElementById('camera').click();")
+    wait_until(lambda: pipeline.source is not own and text(browser, "camera").startswith("Stop"))
+    browser.find_element(By.ID, "camera").click()
+    wait_until(lambda: pipeline.source is own)
+    assert browser.execute_script("return tracks.map((track) => track.readyState)") == ["ended"]
+    browser.refresh()
+
+
+def test_a_camera_that_does_not_play_is_stopped(browser: Any, pipeline: LivePipeline) -> None:
+    """By the button while it has no picture, and by itself if it fails."""
+    own = pipeline.source
+    browser.execute_script(TRACKS + "HTMLMediaElement.prototype.play = () => new Promise(() => {});")
+    button = browser.find_element(By.ID, "camera")
+    button.click()
+    wait_until(lambda: text(browser, "camera").startswith("Stop"))
+    button.click()
+    wait_until(lambda: text(browser, "camera").startswith("Use"))
+    browser.execute_script("HTMLMediaElement.prototype.play = () => Promise.reject(new Error('no picture'))")
+    button.click()
+    wait_until(lambda: text(browser, "message").startswith("The camera cannot be used: no picture."))
+    assert browser.execute_script("return tracks.map((track) => track.readyState)") == ["ended", "ended"]
+    wait_until(lambda: pipeline.source is own)
+    browser.refresh()
+
+
 def test_a_recording_is_sought_with_slider_and_arrows(browser: Any, tmp_path: Path) -> None:
     """On a page of its own; the page of the camera has no slider."""
     assert not browser.find_element(By.ID, "seek").is_displayed()

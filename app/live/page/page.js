@@ -300,40 +300,58 @@ function snapshot() {
   });
 }
 
+let asking = false; // until the browser has given a camera or refused it
 async function startCamera() {
   if (lostAt || !about) return; // not connected
+  if (asking || camera) return;
   if (!navigator.mediaDevices) {
     return showMessage("Browsers allow camera access only on https or localhost: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
   }
   if (state.page_camera) return showMessage("another page's camera is in use");
+  asking = true;
   try {
-    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false });
-    const video = document.createElement("video");
-    Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
-    await video.play();
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = about.sensor_size;
-    camera = { stream, video, canvas, last: -1, timer: setInterval(sendPicture, 15) };
-    if (pausedAt) pause(false);
-    send({ do: "camera_on" });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false })
+      .finally(() => (asking = false));
+    if (lostAt) stopTracks(stream);
+    else await useCamera(stream);
   } catch (error) {
-    stopCamera(false);
+    stopCamera(true);
     showMessage(`The camera cannot be used: ${error.message}. Allow it next to the address bar and press the button again.`, true);
+  }
+}
+
+async function useCamera(stream) {
+  const video = document.createElement("video"), canvas = document.createElement("canvas");
+  Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
+  [canvas.width, canvas.height] = about.sensor_size;
+  // Before the camera plays: one that never does can be stopped as well.
+  camera = { stream, video, canvas, last: -1, timer: setInterval(sendPicture, 15) };
+  if (pausedAt) pause(false);
+  send({ do: "camera_on" });
+  showState();
+  try {
+    await video.play();
+  } catch (error) {
+    if (camera && camera.stream === stream) throw error; // else it was stopped before it played
   }
 }
 
 function stopCamera(notifyServer) {
   if (!camera) return;
   clearInterval(camera.timer);
-  camera.stream.getTracks().forEach((track) => track.stop());
+  stopTracks(camera.stream);
   camera = null;
   if (notifyServer) send({ do: "camera_off" });
   showState();
 }
 
+function stopTracks(stream) {
+  for (const track of stream.getTracks()) track.stop();
+}
+
 function sendPicture() {
   const { video, canvas } = camera, { width, height } = canvas, now = video.currentTime;
-  if (now === camera.last || !state.own_camera || socket.bufferedAmount > 2 * width * height) return;
+  if (now === camera.last || video.readyState < video.HAVE_CURRENT_DATA || !state.own_camera || socket.bufferedAmount > 2 * width * height) return;
   camera.last = now;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight), w = video.videoWidth * scale, h = video.videoHeight * scale;
