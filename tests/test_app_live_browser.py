@@ -152,6 +152,20 @@ def test_sliders_act_by_keyboard(browser: Any, pipeline: LivePipeline) -> None:
     wait_until(lambda: pipeline.network.timesteps == 1)
 
 
+def test_sliders_state_values_between_their_steps_and_beyond_their_ends(browser: Any) -> None:
+    """As given on the command line: the page shows what is in force, and its sliders reach it."""
+    script = """
+        receiveState({ score: 0.33, timesteps: 12, contrast: 0.725 });
+        const shown = ["score", "timesteps", "contrast"].map((id) => document.getElementById(`${id}-value`).textContent);
+        receiveState({ score: 0.995, timesteps: 1, contrast: 0.03 });
+        for (const id of ["score", "contrast"]) shown.push(document.getElementById(`${id}-value`).textContent);
+        const { max } = document.getElementById("timesteps"), { min } = document.getElementById("contrast");
+        return [shown, Number(max), Number(min) <= 0.03];"""
+    wait_until(lambda: browser.execute_script("return about"))
+    assert browser.execute_script(script) == [["0.33", "12", "0.725", "0.995", "0.03"], 12, True]
+    browser.refresh()
+
+
 def test_space_pauses_and_resumes(browser: Any, server: PageServer) -> None:
     body = browser.find_element(By.TAG_NAME, "body")
     body.send_keys(" ")

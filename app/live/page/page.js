@@ -142,8 +142,20 @@ function setLabel(id, text) {
 function showSlider(id, value, digits) {
   const input = $(id);
   input.disabled = value === null;
-  if (document.activeElement !== input || !input.dataset.moving) input.value = value ?? input.min;
-  $(`${id}-value`).textContent = value === null ? (id === "timesteps" ? "the ANN has none" : "not for this source") : Number(input.value).toFixed(digits);
+  if (value === null) {
+    input.value = input.min;
+    $(`${id}-value`).textContent = id === "timesteps" ? "the ANN has none" : "not for this source";
+  } else if (document.activeElement !== input || !input.dataset.moving) {
+    widenSlider(input, value);
+    input.value = value; // on the slider's nearest step
+    $(`${id}-value`).textContent = value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits ? 3 : 0 });
+  }
+}
+
+function widenSlider(input, value) { // by whole steps, for a value that was given on the command line
+  const step = Number(input.step), low = Number(input.min), high = Number(input.max);
+  if (value < low) input.min = low - step * Math.ceil((low - value) / step);
+  if (value > high) input.max = high + step * Math.ceil((value - high) / step);
 }
 
 function showPosition(seconds) {
