@@ -329,6 +329,17 @@ def test_a_snapshot_is_the_picture_with_its_boxes(browser: Any) -> None:
     assert (picture == colour).all(2).sum() > 100  # a car's box
 
 
+def test_where_no_snapshot_is_possible_a_message_says_so(browser: Any) -> None:
+    wait_until(lambda: browser.execute_script("return shown"))
+    browser.execute_script("events.style.maxHeight = '0'; dirty = true")
+    wait_until(lambda: browser.execute_script("return events.height") == 0)
+    browser.find_element(By.ID, "snapshot").click()
+    wait_until(lambda: text(browser, "message") == "No snapshot: the window is too small for the picture.")
+    browser.execute_script("shown = null; snapshot()")
+    assert text(browser, "message") == "There is no picture of events yet, so no snapshot."
+    browser.refresh()
+
+
 def test_keys_act_as_their_buttons(browser: Any, pipeline: LivePipeline) -> None:
     body, own = browser.find_element(By.TAG_NAME, "body"), pipeline.source
     for key, acted in (
@@ -616,3 +627,13 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: Any) -> No
     heights = browser.execute_script("return [...document.querySelectorAll('button')].map(b => b.clientHeight)")
     assert min(heights) >= 42  # px a finger hits
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize(("width", "height"), [(915, 412), (915, 340), (915, 300), (800, 360), (1000, 500)])
+def test_the_picture_is_most_of_a_low_windows_height_and_fits_into_it(browser: Any, width: int, height: int) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert 0.7 * height < browser.execute_script("return events.clientHeight") < height
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -303,7 +303,9 @@ function showMessage(text, stays = false) {
 }
 
 function snapshot() {
+  if (!shown) return showMessage("There is no picture of events yet, so no snapshot.");
   $("events").toBlob((blob) => {
+    if (!blob) return showMessage("No snapshot: the window is too small for the picture."); // a canvas without pixels
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
     link.download = `evburst_${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.png`;
