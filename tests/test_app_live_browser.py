@@ -550,6 +550,31 @@ def test_energies_are_plotted_on_one_scale_and_events_behind_them(browser: Any) 
     browser.refresh()
 
 
+def test_windows_of_slow_motion_are_plotted_and_have_a_pace(browser: Any) -> None:
+    """Windows five seconds apart are one line, a pause is a gap in it, and a single window is a dot."""
+    script = """
+        const at = performance.now(), lengths = [];
+        pausedAt = at;
+        const receive = (ages) => history.splice(0, Infinity, ...ages.map(
+          (age) => ({ at: at - 1000 * age, windows: 100 - age / 5, energy_uj: 9, beyond_silence_uj: 9, events: 9 })));
+        const count = () => lengths.push(received("events").map((part) => part.length));
+        receive([52, 12, 7, 2]);
+        count();
+        const pace = windowRate();
+        receive([20, 10, 9.9, 9.8, 9.7]);
+        count();
+        lengths.push(windowRate());
+        receive([30]);
+        const canvas = document.createElement("canvas");
+        Object.defineProperties(canvas, { clientWidth: { value: 600 }, clientHeight: { value: 118 } });
+        plot(canvas, PLOTS.energy);
+        const column = canvas.getContext("2d").getImageData(canvas.width / 2, 0, 1, canvas.height / 2).data;
+        pausedAt = 0;
+        return [pace, lengths, column.some((value, k) => k % 4 === 1 && value > 150)];"""
+    assert browser.execute_script(script) == ["0.20", [[2, 3], [2, 4], "–"], True]
+    browser.refresh()
+
+
 def test_every_figure_explains_itself(browser: Any) -> None:
     figures = browser.find_elements(By.CSS_SELECTOR, ".card:not(.settings), .totals > span, #kind")
     assert len(figures) == 10

@@ -288,10 +288,11 @@ function microjoules(value) {
 }
 
 function windowRate() {
-  const recent = history.filter((point) => point.at > now() - 5000);
+  const span = Math.max(5000, 3 * usualGap(history)), recent = history.filter((point) => point.at > now() - span);
   if (recent.length < 2) return "–";
   const first = recent[0], last = recent[recent.length - 1];
-  return ((1000 * (last.windows - first.windows)) / (last.at - first.at)).toFixed(1);
+  const rate = (1000 * (last.windows - first.windows)) / (last.at - first.at);
+  return rate.toFixed(rate < 1 ? 2 : 1);
 }
 
 let messageTimer = 0;

@@ -1,5 +1,6 @@
 "use strict";
 const SECONDS = 60;
+const DOT_MS = 200; // half the width of a point without neighbours, which would have no line
 const BLUE = "#58c4f6", GREEN = "#5fdc78", AREA = "#33415a";
 const PLOTS = { // by canvas: lines and their colours; an area is drawn behind them, on a scale of its own
   rate: { lines: { events_per_s: BLUE } },
@@ -55,13 +56,17 @@ function plot(canvas, { lines, area }) {
 }
 
 function received(name) { // the points of a plot, in parts between which nothing was received
-  const parts = [];
+  const points = history.filter((point) => point[name] !== null), longest = Math.max(3000, 3 * usualGap(points)), parts = [];
   let previousAt = -Infinity;
-  for (const point of history) {
-    if (point[name] === null) continue;
-    if (point.at - previousAt > 3000) parts.push([]);
+  for (const point of points) {
+    if (point.at - previousAt > longest) parts.push([]);
     parts[parts.length - 1].push(point);
     previousAt = point.at;
   }
-  return parts;
+  return parts.map((part) => (part.length > 1 ? part : [-DOT_MS, DOT_MS].map((ms) => ({ ...part[0], at: part[0].at + ms }))));
+}
+
+function usualGap(points) { // median, in ms: windows of slow motion are seconds apart
+  const gaps = points.slice(1).map((point, k) => point.at - points[k].at).sort((a, b) => a - b);
+  return gaps.length ? gaps[gaps.length >> 1] : 0;
 }
