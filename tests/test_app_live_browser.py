@@ -408,6 +408,22 @@ def test_two_presses_at_once_open_one_camera_that_can_be_stopped(browser: Any, p
     browser.refresh()
 
 
+def test_the_message_of_a_refused_camera_ends_when_it_works(browser: Any, pipeline: LivePipeline) -> None:
+    own, button = pipeline.source, browser.find_element(By.ID, "camera")
+    browser.execute_script("""
+        const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
+        devices.getUserMedia = async () => { devices.getUserMedia = ask; throw new Error("Permission denied"); };""")
+    button.click()
+    wait_until(lambda: text(browser, "message").startswith("The camera cannot be used: Permission denied."))
+    button.click()
+    wait_until(lambda: pipeline.source is not own and not browser.find_element(By.ID, "message").is_displayed())
+    button.click()
+    wait_until(lambda: pipeline.source is own)
+    # A recording that begins ends the message of the one before alone.
+    browser.execute_script("showMessage('of something else'); stopped = 'full'; showStopped('')")
+    assert browser.find_element(By.ID, "message").is_displayed()
+
+
 def test_a_camera_that_does_not_play_is_stopped(browser: Any, pipeline: LivePipeline) -> None:
     """By the button while it has no picture, and by itself if it fails."""
     own = pipeline.source

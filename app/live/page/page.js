@@ -130,8 +130,8 @@ let stopped = "";
 function showStopped(reason) { // why the recording ended by itself
   if (reason === stopped) return;
   stopped = reason;
-  if (reason) showMessage(`The recording has stopped: ${reason}. “Download .dat” saves what was recorded before.`, true);
-  else $("message").hidden = true;
+  if (reason) showMessage(`The recording has stopped: ${reason}. “Download .dat” saves what was recorded before.`, "recording");
+  else endMessage("recording");
 }
 
 function setLabel(id, text) {
@@ -295,12 +295,17 @@ function windowRate() {
   return rate.toFixed(rate < 1 ? 2 : 1);
 }
 
-let messageTimer = 0;
-function showMessage(text, stays = false) {
+let messageTimer = 0, messageAbout = "";
+function showMessage(text, about = "") { // for eight seconds, or until endMessage if it says what it is about
   $("message").textContent = text;
   $("message").hidden = false;
+  messageAbout = about;
   clearTimeout(messageTimer);
-  if (!stays) messageTimer = setTimeout(() => ($("message").hidden = true), 8000);
+  if (!about) messageTimer = setTimeout(() => ($("message").hidden = true), 8000);
+}
+
+function endMessage(about) {
+  if (messageAbout === about) $("message").hidden = true;
 }
 
 function snapshot() {
@@ -331,7 +336,7 @@ async function startCamera() {
     else await useCamera(stream);
   } catch (error) {
     stopCamera(true);
-    showMessage(`The camera cannot be used: ${error.message}. Allow it next to the address bar and press the button again.`, true);
+    showMessage(`The camera cannot be used: ${error.message}. Allow it next to the address bar and press the button again.`, "camera");
   }
 }
 
@@ -346,6 +351,7 @@ async function useCamera(stream) {
   showState();
   try {
     await video.play();
+    endMessage("camera");
   } catch (error) {
     if (camera && camera.stream === stream) throw error; // else it was stopped before it played
   }
