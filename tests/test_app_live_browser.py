@@ -424,6 +424,22 @@ def test_the_message_of_a_refused_camera_ends_when_it_works(browser: Any, pipeli
     assert browser.find_element(By.ID, "message").is_displayed()
 
 
+def test_a_camera_that_is_unplugged_is_no_longer_the_source(browser: Any, pipeline: LivePipeline) -> None:
+    own, button = pipeline.source, browser.find_element(By.ID, "camera")
+    browser.execute_script(TRACKS)
+    button.click()
+    wait_until(lambda: pipeline.source is not own and text(browser, "camera").startswith("Stop"))
+    browser.execute_script("tracks[0].stop(); tracks[0].dispatchEvent(new Event('ended'))")
+    assert text(browser, "message").startswith("This device's camera has stopped: it was unplugged")
+    assert text(browser, "camera").startswith("Use")
+    wait_until(lambda: pipeline.source is own)
+    button.click()
+    wait_until(lambda: pipeline.source is not own and not browser.find_element(By.ID, "message").is_displayed())
+    button.click()
+    wait_until(lambda: pipeline.source is own)
+    browser.refresh()
+
+
 def test_a_camera_that_does_not_play_is_stopped(browser: Any, pipeline: LivePipeline) -> None:
     """By the button while it has no picture, and by itself if it fails."""
     own = pipeline.source

@@ -346,6 +346,7 @@ async function useCamera(stream) {
   [canvas.width, canvas.height] = about.sensor_size;
   // Before the camera plays: one that never does can be stopped as well.
   camera = { stream, video, canvas, last: -1, timer: setInterval(sendPicture, 15) };
+  for (const track of stream.getTracks()) track.addEventListener("ended", () => loseCamera(stream)); // not by stopTracks
   if (pausedAt) pause(false);
   send({ do: "camera_on" });
   showState();
@@ -355,6 +356,12 @@ async function useCamera(stream) {
   } catch (error) {
     if (camera && camera.stream === stream) throw error; // else it was stopped before it played
   }
+}
+
+function loseCamera(stream) {
+  if (!camera || camera.stream !== stream) return;
+  stopCamera(true);
+  showMessage("This device's camera has stopped: it was unplugged, or this page may no longer use it.", "camera");
 }
 
 function stopCamera(notifyServer) {
