@@ -292,6 +292,7 @@ def test_two_viewers_pause_and_switch_the_picture_for_themselves(browser: Any, s
     """Their settings are shared."""
     first = browser.current_window_handle
     browser.find_element(By.ID, "picture").click()
+    wait_until(browser.find_element(By.ID, "inset").is_displayed)
     browser.find_element(By.ID, "pause").click()
     frozen, clock = browser.execute_script(PICTURE), text(browser, "clock")
     browser.switch_to.new_window("window")
@@ -506,6 +507,24 @@ def test_the_source_picture_is_an_inset_that_can_be_switched(browser: Any) -> No
     button.click()
     wait_until(lambda: inset.is_displayed() and browser.execute_script("return document.getElementById('inset').width") == 304)
     button.click()
+    wait_until(lambda: not inset.is_displayed())
+
+
+def test_a_source_picture_asked_for_in_a_pause_comes_with_the_next_window(browser: Any, server: PageServer) -> None:
+    """And one of before the pause is not shown for it."""
+    inset, picture, pause = (browser.find_element(By.ID, name) for name in ("inset", "picture", "pause"))
+    picture.click()
+    wait_until(inset.is_displayed)
+    picture.click()
+    wait_until(lambda: not browser.execute_script("return pictured"))
+    pause.click()
+    wait_until(lambda: server.broadcaster.paused)
+    picture.click()
+    assert not inset.is_displayed()
+    assert text(browser, "message") == "The source's picture is shown once this page is resumed."
+    pause.click()
+    wait_until(inset.is_displayed)
+    picture.click()
     wait_until(lambda: not inset.is_displayed())
 
 

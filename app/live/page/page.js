@@ -10,7 +10,8 @@ const KINDS = {
   drawn: ["Drawn and simulated", "Computed from a drawn street scene by a model of an event camera; no camera is involved."],
 };
 let about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null;
-let inset = false, pausedAt = 0, kept = {}; // of this page alone: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
+let inset = false, pictured = false; // whether the source's picture is wanted, and whether the newest result came with it
+let pausedAt = 0, kept = {}; // of this page alone, as inset: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
 let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
 const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
@@ -32,6 +33,7 @@ let run = null;
 function followRun(name) { // a restarted server has another sensor, clock and totals: nothing of the run before is kept
   if (run !== null && run !== name) {
     shown = null;
+    pictured = false;
     history.length = 0;
     for (const canvas of document.querySelectorAll("canvas")) canvas.width = canvas.height = 1;
     for (const figure of document.querySelectorAll(".card .value b, #pace, #clock")) figure.textContent = "–";
@@ -111,7 +113,7 @@ function showState() {
   setLabel("camera", usesCamera ? "Stop this device's camera" : "Use this device's camera");
   $("camera").setAttribute("aria-pressed", String(usesCamera));
   $("picture").hidden = !state.has_picture;
-  $("inset").hidden = !(inset && state.has_picture);
+  showInset();
   for (const [id, value] of Object.entries({ "network-choice": state.wanted.network, "weights-choice": state.wanted.weights })) {
     if (document.activeElement !== $(id) || !state.preparing) $(id).value = value;
   }
@@ -188,6 +190,7 @@ function receiveResult(buffer) {
   const eventBytes = Math.ceil((about.sensor_size[0] * about.sensor_size[1]) / 4), pictureAt = 4 + headerBytes + eventBytes;
   shown = { header, packed: new Uint8Array(buffer, 4 + headerBytes, eventBytes) };
   if (buffer.byteLength > pictureAt) drawInset(new Blob([new Uint8Array(buffer, pictureAt)], { type: "image/jpeg" }));
+  else pictured = false;
   history.push({ at: performance.now(), ...header });
   forgetOld();
   showTotals(header);
@@ -204,6 +207,12 @@ async function drawInset(blob) {
   if (canvas.width !== picture.width || canvas.height !== picture.height) Object.assign(canvas, { width: picture.width, height: picture.height });
   canvas.getContext("2d").drawImage(picture, 0, 0);
   picture.close();
+  pictured = true;
+  showInset();
+}
+
+function showInset() { // not before there is a picture: a pause may begin without one
+  $("inset").hidden = !(inset && pictured && state.has_picture);
 }
 
 function draw() {
@@ -398,7 +407,8 @@ const ACTIONS = {
   picture: () => {
     inset = !inset;
     $("picture").setAttribute("aria-pressed", String(inset));
-    $("inset").hidden = !(inset && state.has_picture);
+    showInset();
+    if (inset && pausedAt && !pictured) showMessage("The source's picture is shown once this page is resumed.");
     send({ inset });
   },
   fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch((error) => showMessage(`Fullscreen: ${error.message}`))),
