@@ -11,7 +11,8 @@ const KINDS = {
 };
 let about = null, state = {}, shown = null, dirty = false, plottedAt = 0, camera = null;
 let inset = false, pictured = false; // whether the source's picture is wanted, and whether the newest result came with it
-let pausedAt = 0, kept = {}; // of this page alone, as inset: pausedAt is 0 unless paused, kept the state that belongs to the paused picture
+// Of this page alone, as inset: pausedAt is 0 unless paused, kept the state that belongs to the paused picture.
+let pausedAt = 0, kept = {};
 let pixelColours = new Uint32Array(4); // ABGR of: no event, OFF, ON, ON
 const history = [];
 const sensorCanvas = document.createElement("canvas"); // one canvas pixel per sensor pixel
@@ -132,8 +133,8 @@ let stopped = "";
 function showStopped(reason) { // why the recording ended by itself
   if (reason === stopped) return;
   stopped = reason;
-  if (reason) showMessage(`The recording has stopped: ${reason}. “Download .dat” saves what was recorded before.`, "recording");
-  else endMessage("recording");
+  if (!reason) return endMessage("recording");
+  showMessage(`The recording has stopped: ${reason}. “Download .dat” saves what was recorded before.`, "recording");
 }
 
 function setLabel(id, text) {
@@ -150,7 +151,8 @@ function showSlider(id, value, digits) {
   } else if (document.activeElement !== input || !input.dataset.moving) {
     widenSlider(input, value);
     input.value = value; // on the slider's nearest step
-    $(`${id}-value`).textContent = value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits ? 3 : 0 });
+    const places = { minimumFractionDigits: digits, maximumFractionDigits: digits ? 3 : 0 };
+    $(`${id}-value`).textContent = value.toLocaleString("en", places);
   }
 }
 
@@ -339,13 +341,14 @@ async function startCamera() {
   if (state.page_camera) return showMessage("another page's camera is in use");
   asking = true;
   try {
-    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false })
-      .finally(() => (asking = false));
+    const wish = { video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false };
+    const stream = await navigator.mediaDevices.getUserMedia(wish).finally(() => (asking = false));
     if (lostAt) stopTracks(stream);
     else await useCamera(stream);
   } catch (error) {
     stopCamera(true);
-    showMessage(`The camera cannot be used: ${error.message}. Allow it next to the address bar and press the button again.`, "camera");
+    const advice = "Allow it next to the address bar and press the button again.";
+    showMessage(`The camera cannot be used: ${error.message}. ${advice}`, "camera");
   }
 }
 
@@ -388,7 +391,8 @@ function stopTracks(stream) {
 
 function sendPicture() {
   const { video, canvas } = camera, { width, height } = canvas, now = video.currentTime;
-  if (now === camera.last || video.readyState < video.HAVE_CURRENT_DATA || !state.own_camera || socket.bufferedAmount > 2 * width * height) return;
+  if (now === camera.last || video.readyState < video.HAVE_CURRENT_DATA) return;
+  if (!state.own_camera || socket.bufferedAmount > 2 * width * height) return;
   camera.last = now;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight), w = video.videoWidth * scale, h = video.videoHeight * scale;
