@@ -409,6 +409,19 @@ def test_two_presses_at_once_open_one_camera_that_can_be_stopped(browser: Any, p
     browser.refresh()
 
 
+def test_a_camera_can_be_used_again_at_once(browser: Any, pipeline: LivePipeline) -> None:
+    """Before the server has said that it is no longer in use."""
+    own, button = pipeline.source, browser.find_element(By.ID, "camera")
+    button.click()
+    wait_until(lambda: browser.execute_script("return state.own_camera"))
+    used = pipeline.source
+    browser.execute_script("for (let k = 0; k < 2; k++) document.getElementById('camera').click();")
+    wait_until(lambda: pipeline.source not in (own, used) and text(browser, "camera").startswith("Stop"))
+    assert not browser.find_element(By.ID, "message").is_displayed()
+    button.click()
+    wait_until(lambda: pipeline.source is own)
+
+
 def test_the_message_of_a_refused_camera_ends_when_it_works(browser: Any, pipeline: LivePipeline) -> None:
     own, button = pipeline.source, browser.find_element(By.ID, "camera")
     browser.execute_script("""

@@ -338,7 +338,8 @@ async function startCamera() {
   if (!navigator.mediaDevices) {
     return showMessage("Browsers allow camera access only on https or localhost: open this page through a tunnel, e.g. ssh -L 8000:127.0.0.1:8000 HOST");
   }
-  if (state.page_camera) return showMessage("another page's camera is in use");
+  // Right after a stop, the newest state may still count this page's camera.
+  if (state.page_camera && !state.own_camera) return showMessage("another page's camera is in use");
   asking = true;
   try {
     const wish = { video: { facingMode: "environment", frameRate: { ideal: 30 } }, audio: false };
