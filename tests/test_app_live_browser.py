@@ -110,6 +110,12 @@ def text(browser: Any, name: str) -> str:
     return str(browser.find_element(By.ID, name).get_property("textContent")).strip()
 
 
+def reload(browser: Any) -> None:
+    """Load the page anew and wait until it acts on presses."""
+    browser.refresh()
+    wait_until(lambda: browser.execute_script("return shown"))
+
+
 def test_it_says_that_events_are_simulated_and_shows_boxes_and_figures(browser: Any) -> None:
     wait_until(lambda: "car" in text(browser, "boxes"))
     assert browser.title == "evburst live"
@@ -163,7 +169,7 @@ def test_sliders_state_values_between_their_steps_and_beyond_their_ends(browser:
         return [shown, Number(max), Number(min) <= 0.03];"""
     wait_until(lambda: browser.execute_script("return about"))
     assert browser.execute_script(script) == [["0.33", "12", "0.725", "0.995", "0.03"], 12, True]
-    browser.refresh()
+    reload(browser)
 
 
 def test_space_pauses_and_resumes(browser: Any, server: PageServer) -> None:
@@ -338,7 +344,7 @@ def test_where_no_snapshot_is_possible_a_message_says_so(browser: Any) -> None:
     wait_until(lambda: text(browser, "message") == "No snapshot: the window is too small for the picture.")
     browser.execute_script("shown = null; snapshot()")
     assert text(browser, "message") == "There is no picture of events yet, so no snapshot."
-    browser.refresh()
+    reload(browser)
 
 
 def test_keys_act_as_their_buttons(browser: Any, pipeline: LivePipeline) -> None:
@@ -406,7 +412,7 @@ def test_two_presses_at_once_open_one_camera_that_can_be_stopped(browser: Any, p
     browser.find_element(By.ID, "camera").click()
     wait_until(lambda: pipeline.source is own)
     assert browser.execute_script("return tracks.map((track) => track.readyState)") == ["ended"]
-    browser.refresh()
+    reload(browser)
 
 
 def test_a_camera_can_be_used_again_at_once(browser: Any, pipeline: LivePipeline) -> None:
@@ -451,7 +457,7 @@ def test_a_camera_that_is_unplugged_is_no_longer_the_source(browser: Any, pipeli
     wait_until(lambda: pipeline.source is not own and not browser.find_element(By.ID, "message").is_displayed())
     button.click()
     wait_until(lambda: pipeline.source is own)
-    browser.refresh()
+    reload(browser)
 
 
 def test_a_camera_that_does_not_play_is_stopped(browser: Any, pipeline: LivePipeline) -> None:
@@ -468,7 +474,7 @@ def test_a_camera_that_does_not_play_is_stopped(browser: Any, pipeline: LivePipe
     wait_until(lambda: text(browser, "message").startswith("The camera cannot be used: no picture."))
     assert browser.execute_script("return tracks.map((track) => track.readyState)") == ["ended", "ended"]
     wait_until(lambda: pipeline.source is own)
-    browser.refresh()
+    reload(browser)
 
 
 def test_a_recording_is_sought_with_slider_and_arrows(browser: Any, tmp_path: Path) -> None:
@@ -636,7 +642,7 @@ def test_windows_of_slow_motion_are_plotted_and_have_a_pace(browser: Any) -> Non
         pausedAt = 0;
         return [pace, lengths, column.some((value, k) => k % 4 === 1 && value > 150)];"""
     assert browser.execute_script(script) == ["0.20", [[2, 3], [2, 4], "–"], True]
-    browser.refresh()
+    reload(browser)
 
 
 def test_every_figure_explains_itself(browser: Any) -> None:
