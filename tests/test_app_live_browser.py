@@ -416,7 +416,7 @@ def test_two_presses_at_once_open_one_camera_that_can_be_stopped(browser: Any, p
 
 
 def test_a_camera_can_be_used_again_at_once(browser: Any, pipeline: LivePipeline) -> None:
-    """Before the server has said that it is no longer in use."""
+    """The server may still count it as used."""
     own, button = pipeline.source, browser.find_element(By.ID, "camera")
     button.click()
     wait_until(lambda: browser.execute_script("return state.own_camera"))

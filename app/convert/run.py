@@ -164,7 +164,9 @@ def _converted(conversion: Conversion) -> tuple[Bundle, dict[str, Any]]:
         choices, found = choose(conversion) if config.searches else (config.uniform, {})
         bundle = conversion.calibrated(choices)
     if config.distils:
-        bundle, found["descent"] = conversion.distilled(bundle, config.budget or found.get("expected_share"))
+        measured = [one["share"] for one in found.get("tried", ()) if one["point"] == found["point"]]
+        share = measured[0] if measured else found.get("expected_share")
+        bundle, found["descent"] = conversion.distilled(bundle, config.budget or share)
     return conversion.with_margin(bundle), found
 
 

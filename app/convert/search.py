@@ -30,8 +30,8 @@ def choose(conversion: Conversion) -> tuple[dict[str, Choice], dict[str, Any]]:
     """Choose a point of the frontier by the criterion in the settings.
 
     Returns:
-        The choice of every layer; and the record of the search: point, expected_share of the ANN's energy, and tried, the
-        points that were measured, the chosen one last.
+        The choice of every layer; and the record of the search: point, expected_share of the ANN's energy, which is the sum
+        over single layers, and tried, the points whose networks were measured.
 
     Raises:
         ConfigError: no point meets the criterion.

@@ -48,7 +48,7 @@ SEEK_PROBES = 4096
 SEEK_STEP_US = 1 << 30
 SEEK_MARGIN_US = 1_000_000
 _PACKET_WINDOW_US = 1_000_000
-_MAX_SECOND_EVENTS = 1 << 28
+_MAX_SECOND_EVENTS = 8 * MAX_WINDOW_EVENTS
 """Most events of a second in `packets`, which holds none of them but those that it has to repair."""
 _FEW_JUMPS = 16
 
