@@ -46,7 +46,7 @@ from evburst.data.samples.make_street import CAMERA
 from evburst.data.simulation.scenes import record
 from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.street import PERSON
-from evburst.eval.bootstrap import CONFIDENCE, RESAMPLES, ap_losses
+from evburst.eval.bootstrap import RESAMPLES, ap_losses, interval_of
 from evburst.eval.coco import coco_result, frames_of
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
@@ -135,7 +135,7 @@ def figures(sequences: Sequence[Sequence[Window]]) -> dict[str, Any]:
             name: round(100 * float((scores[group] > lowest).mean()), 1) for name, group in groups.items() if group.any()
         } | {"score": round(float(lowest), 3)}
         is_found, of = scores[groups["standing"]] > lowest, sequence_of[groups["standing"]]
-        figures[f"{rate:g}"]["standing_interval"] = interval(is_found, of, len(sequences))
+        figures[f"{rate:g}"]["standing_interval"] = bounds(is_found, of, len(sequences))
     still = [bool(len(window.truth)) and window.stood_s.min() >= STOOD_S for window in windows]
     for name, wanted in (("still_uj", True), ("moving_uj", False)):
         spent = [window.energy_pj for window, is_still in zip(windows, still, strict=True) if is_still == wanted]
@@ -143,13 +143,13 @@ def figures(sequences: Sequence[Sequence[Window]]) -> dict[str, Any]:
     return figures
 
 
-def interval(is_found: NDArray[np.bool_], sequence_of: NDArray[np.int64], sequences: int) -> list[float]:
-    """The bounds of a recall in percent, by resampling sequences: of each label whether it is found, and its sequence."""
+def bounds(is_found: NDArray[np.bool_], sequence_of: NDArray[np.int64], sequences: int) -> list[float | None]:
+    """The interval of a recall in percent, by resampling sequences: of each label whether it is found, and its sequence."""
     found, labels = (np.bincount(sequence_of, weights, sequences) for weights in (is_found, None))
     drawn = np.random.default_rng(0).integers(sequences, size=(RESAMPLES, sequences))
     recall = 100 * found[drawn].sum(1) / np.maximum(labels[drawn].sum(1), 1)
-    outside = 50 * (1 - CONFIDENCE)
-    return [round(float(bound), 1) for bound in np.percentile(recall, [outside, 100 - outside])]
+    around = interval_of(100 * found.sum() / max(labels.sum(), 1), recall, sequences)
+    return [None if bound is None else round(bound, 1) for bound in (around.low, around.high)]
 
 
 def table(results: dict[str, Any]) -> str:

@@ -350,14 +350,16 @@ def digest(events: Events) -> str:
     return hashlib.sha256(np.ascontiguousarray(events).tobytes()).hexdigest()[:16]
 
 
-def fed(path: Path, content: bytes) -> threading.Thread:
-    """A pipe and who writes into it."""
+def fed(path: Path, content: bytes, until: threading.Event | None = None) -> threading.Thread:
+    """A pipe and who writes into it; with `until`, it stays open until that is set."""
     os.mkfifo(path)
 
     def write() -> None:
-        with contextlib.suppress(BrokenPipeError):  # The reader may have seen enough.
-            path.write_bytes(content)
+        with contextlib.suppress(BrokenPipeError), path.open("wb") as pipe:  # The reader may have seen enough.
+            pipe.write(content)
+            pipe.flush()
+            assert until is None or until.wait(300)
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     return writer

@@ -190,17 +190,24 @@ def recording(path: Path) -> RecordingSource:
     return source
 
 
-def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None:
-    """No window mixes events from before and after the seek, and the run's clock continues."""
-    watcher, source = Watcher(), recording(tmp_path / "a.dat")
+def sought_run(path: Path, stood_s: float = 0.0) -> tuple[list[tuple[int, int]], LivePipeline]:
+    """Start and events of the windows of a run with a seek, and the run; `stood_s` seconds before the seek count as a pause."""
+    watcher, source = Watcher(), recording(path)
     pipeline = LivePipeline(source, CONFIG)
     pipeline.viewers.append(watcher)
     pipeline.start()
     wait_until(lambda: len(watcher.seen) >= 2)
+    pipeline.capture.started_s -= stood_s
     source.seek(1.63)
     wait_until(lambda: any(events >= 181 for _, events in watcher.seen))
     pipeline.stop()
-    starts, counts = zip(*watcher.seen, strict=True)
+    return watcher.seen, pipeline
+
+
+def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None:
+    """No window mixes events from before and after the seek, and the run's clock continues."""
+    seen, pipeline = sought_run(tmp_path / "a.dat")
+    starts, counts = zip(*seen, strict=True)
     assert list(starts) == sorted(set(starts))
     sought = next(k for k, count in enumerate(counts) if count >= 181)
     assert all(100 <= count < 150 for count in counts[:sought])
@@ -210,16 +217,8 @@ def test_after_a_seek_windows_are_those_of_the_recording(tmp_path: Path) -> None
 
 def test_a_seek_leaves_out_the_time_in_which_a_recording_stood_still(tmp_path: Path) -> None:
     """The run's clock continues, so that there is no hole in what is recorded."""
-    watcher, source = Watcher(), recording(tmp_path / "a.dat")
-    pipeline = LivePipeline(source, CONFIG)
-    pipeline.viewers.append(watcher)
-    pipeline.start()
-    wait_until(lambda: len(watcher.seen) >= 2)
-    pipeline.capture.started_s -= 1000.0  # as after a pause, or a while in slow motion
-    source.seek(1.63)
-    wait_until(lambda: any(events >= 181 for _, events in watcher.seen))
-    pipeline.stop()
-    starts = [t0 for t0, _ in watcher.seen]
+    seen, _ = sought_run(tmp_path / "a.dat", stood_s=1000.0)
+    starts = [t0 for t0, _ in seen]
     assert starts == sorted(set(starts))
     assert max(later - earlier for earlier, later in pairwise(starts)) < 500_000_000
 

@@ -25,6 +25,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import ROOT, random_events
+from tests.event_files import fed
 from tests.helpers.waiting import wait_until
 
 SIZE = SensorSize(64, 48)
@@ -200,17 +201,8 @@ def test_a_recording_that_is_gone_after_another_source_is_waited_for(tmp_path: P
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_that_is_silent_does_not_keep_a_run_from_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_events(tmp_path / "a.csv", random_events(20_000, SIZE, 400_000), SIZE)
-    os.mkfifo(tmp_path / "pipe")
     released = Event()
-
-    def write() -> None:
-        with (tmp_path / "pipe").open("wb") as pipe:
-            pipe.write((tmp_path / "a.csv").read_bytes())
-            pipe.flush()
-            assert released.wait(300)
-
-    writer = Thread(target=write, daemon=True)
-    writer.start()
+    writer = fed(tmp_path / "pipe", (tmp_path / "a.csv").read_bytes(), released)
     pipeline = LivePipeline(RecordingSource(tmp_path / "pipe", 20_000, SIZE, loop=True), CONFIG)
     pipeline.start()
     wait_until(lambda: pipeline.figures.windows + pipeline.dropped >= 19)  # of 20, the last of which is not complete

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import cv2
@@ -35,6 +35,7 @@ from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
 from evburst.data.writers import write_events
 from tests.conftest import random_events
+from tests.event_files import fed
 from tests.helpers.in_use import refuse_files_in_use
 from tests.helpers.waiting import wait_until
 
@@ -668,18 +669,9 @@ def test_only_its_own_page_stops_a_camera(served: tuple[LivePipeline, PageServer
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_camera_does_not_take_the_place_of_a_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
     write_events(tmp_path / "a.csv", random_events(20_000, SIZE, 400_000), SIZE)
     left = Event()
-
-    def write() -> None:
-        with (tmp_path / "pipe").open("wb") as pipe:
-            pipe.write((tmp_path / "a.csv").read_bytes())
-            pipe.flush()
-            assert left.wait(300)
-
-    writer = Thread(target=write, daemon=True)
-    writer.start()
+    writer = fed(tmp_path / "pipe", (tmp_path / "a.csv").read_bytes(), left)
     pipeline = make_pipeline(RecordingSource(tmp_path / "pipe", 20_000, SIZE, loop=True))
     server = PageServer(pipeline, Site("127.0.0.1:0"))
     pipeline.start()

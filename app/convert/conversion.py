@@ -18,7 +18,7 @@ from evburst.app.convert.checkpoints import blended, read_ann, trained_size
 from evburst.app.convert.config import ConvertConfig
 from evburst.app.convert.data import ConversionData
 from evburst.app.convert.descent import Showings, descend, fresh_batches, rate_of
-from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, score
+from evburst.app.convert.scores import Measurement, measure_labelled, measure_unlabelled, operations_per_image, score
 from evburst.app.plots.conversion import draw_course
 from evburst.app.runs import pick_device
 from evburst.app.scoring import scoring_of
@@ -45,7 +45,6 @@ from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import task_of
 
 _LOG = logging.getLogger(__name__)
-_COUNTED_BATCH = 8
 _ADAPTIVE_WINDOWS = 128
 _ADAPTIVE_LOSS = 0.3
 """Points of AP or top-1 that stopping early may lose."""
@@ -161,8 +160,7 @@ class Conversion:
 
     def share_of(self, bundle: Bundle) -> float:
         """Return the energy that a network takes on the calibration grids, as a share of the dense ANN's."""
-        batches = (self.grids[i : i + _COUNTED_BATCH] for i in range(0, len(self.grids), _COUNTED_BATCH))
-        return measure_unlabelled(bundle, self.graph, batches).operations * self.share_per_operation()
+        return operations_per_image(bundle, self.grids) * self.share_per_operation()
 
     def with_margin(self, bundle: Bundle) -> Bundle:
         """Return the network with the margin of silence that is wanted."""

@@ -161,11 +161,10 @@ def _converted(conversion: Conversion) -> tuple[Bundle, dict[str, Any]]:
         bundle = conversion.continued(read_converted(config.weights))
         found: dict[str, Any] = {"continued_from": bundle.record["conversion"]}
     else:
-        choices, found = choose(conversion) if config.searches else (config.uniform, {})
-        bundle = conversion.calibrated(choices)
+        bundle, found = choose(conversion) if config.searches else (conversion.calibrated(config.uniform), {})
     if config.distils:
-        measured = [one["share"] for one in found.get("tried", ()) if one["point"] == found["point"]]
-        share = measured[0] if measured else found.get("expected_share")
+        measured = (one["share"] for one in found.get("tried", ()) if one["point"] == found["point"])
+        share = next(measured, found.get("expected_share"))
         bundle, found["descent"] = conversion.distilled(bundle, config.budget or share)
     return conversion.with_margin(bundle), found
 

@@ -28,6 +28,8 @@ from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import divergence
 
+_COUNTED_BATCH = 8
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -71,6 +73,15 @@ def measure_labelled(bundle: Bundle, windows: Dataset, ann_score: float) -> Meas
     layers = [layer for batch in stats for layer in batch.layers]
     spent, graded = (sum(float(getattr(x, name).sum()) for x in layers) for name in ("synaptic_ops", "graded_ops"))
     return Measurement(ann_score - scored.value, _operations(stats), spent / max(graded, 1.0))
+
+
+def operations_per_image(bundle: Bundle, grids: Tensor) -> float:
+    """Return the mean number of synaptic operations on grids `(N, 2 * bins, H, W)` float32; at least one grid."""
+    network, spent = SpikingNetwork(bundle.spiking, bundle.parameters), 0.0
+    for batch in torch.split(grids, _COUNTED_BATCH):  # type: ignore[no-untyped-call]
+        with torch.inference_mode():
+            spent += float(synaptic_ops(network.run(batch)[1]).sum())
+    return spent / len(grids)
 
 
 def measure_unlabelled(bundle: Bundle, ann: Graph, batches: Iterable[Tensor]) -> Measurement:

@@ -7,6 +7,7 @@ NAME_frontier.csv and .png.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,33 +19,42 @@ from evburst.app.convert.scores import score
 from evburst.app.plots.conversion import draw_frontier, load_table, save_table, table_identity, write_frontier
 from evburst.data.errors import ConfigError
 from evburst.eval.energy import HEADLINE
+from evburst.models.bundle import Bundle
 from evburst.models.spiking.convert.allocate import Frontier, pareto_frontier
-from evburst.models.spiking.convert.calibrate import Choice
 from evburst.models.spiking.convert.sensitivity import SensitivityTable, default_choices, measure
 
+Network = Callable[[int], Bundle]
+"""Returns the calibrated network of a point of the frontier."""
 _ROUNDS = 6
 """Points measured at most in the search for one within a loss or a budget."""
 
 
-def choose(conversion: Conversion) -> tuple[dict[str, Choice], dict[str, Any]]:
+def choose(conversion: Conversion) -> tuple[Bundle, dict[str, Any]]:
     """Choose a point of the frontier by the criterion in the settings.
 
     Returns:
-        The choice of every layer; and the record of the search: point, expected_share of the ANN's energy, which is the sum
-        over single layers, and tried, the points whose networks were measured.
+        The network of the chosen point, calibrated; and the record of the search: point, expected_share of the ANN's energy,
+        which is the sum over single layers, and tried, the points whose networks were measured.
 
     Raises:
         ConfigError: no point meets the criterion.
     """
     frontier = pareto_frontier(sensitivity_table(conversion))
     share = frontier.cost * conversion.share_per_operation()
-    index, tried = _point(conversion, frontier, share)
+
+    @cache
+    def network(index: int) -> Bundle:
+        return conversion.calibrated(frontier.point(index))
+
+    index, tried = _point(conversion, frontier, share, network)
     write_frontier(frontier, share, conversion.beside("frontier.csv"))
     draw_frontier(frontier, share, index, tried, conversion.scoring.unit, conversion.beside("frontier.png"))
-    return frontier.point(index), {"point": index, "expected_share": round(float(share[index]), 4), "tried": tried}
+    return network(index), {"point": index, "expected_share": round(float(share[index]), 4), "tried": tried}
 
 
-def _point(conversion: Conversion, frontier: Frontier, share: np.ndarray) -> tuple[int, list[dict[str, float]]]:
+def _point(
+    conversion: Conversion, frontier: Frontier, share: np.ndarray, network: Network
+) -> tuple[int, list[dict[str, float]]]:
     """Return the index of the point that meets the criterion, and the points that were measured to find it."""
     c = conversion.config
     if c.pick is not None:
@@ -56,16 +66,16 @@ def _point(conversion: Conversion, frontier: Frontier, share: np.ndarray) -> tup
             cheapest = f"the cheapest choice costs {share[0]:.4f} of the dense ANN's energy ({HEADLINE.upper()})"
             raise ConfigError(f"budget {c.budget:g}: {cheapest}; give a higher budget or fewer timesteps")
         start = frontier.within_budget(c.budget / conversion.share_per_operation())
-        return (
-            (start, []) if c.distils else _within_budget(conversion, frontier, share, start)
-        )  # a descent keeps budgets itself
+        if c.distils:  # the descent keeps the budget
+            return start, []
+        return _within_budget(conversion, share, start, network)
     if c.compress is not None:
         return frontier.within_tolerance(c.compress), []
-    return _cheapest_within_loss(conversion, frontier, share, float(c.max_loss or 0.0))
+    return _cheapest_within_loss(conversion, share, float(c.max_loss or 0.0), network)
 
 
 def _within_budget(
-    conversion: Conversion, frontier: Frontier, share: np.ndarray, start: int
+    conversion: Conversion, share: np.ndarray, start: int, network: Network
 ) -> tuple[int, list[dict[str, float]]]:
     """Find a point whose network keeps the budget on the calibration grids, from `start` on towards cheaper ones.
 
@@ -77,7 +87,7 @@ def _within_budget(
     """
     tried, index, budget = list[dict[str, float]](), start, float(conversion.config.budget or 0.0)
     for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
-        measured = conversion.share_of(conversion.calibrated(frontier.point(index)))
+        measured = conversion.share_of(network(index))
         tried.append({"share": measured, "point": index})
         if measured <= budget:
             return index, tried
@@ -92,7 +102,7 @@ def _within_budget(
 
 
 def _cheapest_within_loss(
-    conversion: Conversion, frontier: Frontier, share: np.ndarray, max_loss: float
+    conversion: Conversion, share: np.ndarray, max_loss: float, network: Network
 ) -> tuple[int, list[dict[str, float]]]:
     """Find the cheapest point within a loss, by bisection of the logarithm of the cost; the dearest is tried last.
 
@@ -102,23 +112,23 @@ def _cheapest_within_loss(
     tried = list[dict[str, float]]()
 
     def holds(index: int) -> bool:
-        scored, operations = score(conversion.calibrated(frontier.point(index)), conversion.tuning)
+        scored, operations = score(network(index), conversion.tuning)
         lost = conversion.tuning_score - scored.value
         measured_share = float(operations * conversion.share_per_operation())
         tried.append({"share": measured_share, "lost": round(lost, 2), "point": index})
         return bool(lost <= max_loss)
 
-    too_lossy, best = -1, len(frontier)
+    too_lossy, best = -1, len(share)
     for _ in tqdm(range(_ROUNDS), desc="search", disable=not show_progress()):
         if best - too_lossy <= 1:
             break
-        low, high = share[max(too_lossy, 0)], share[min(best, len(frontier) - 1)]
+        low, high = share[max(too_lossy, 0)], share[min(best, len(share) - 1)]
         middle = int(np.clip(np.searchsorted(share, np.sqrt(low * high)), too_lossy + 1, best - 1))
         if holds(middle):
             best = middle
         else:
             too_lossy = middle
-    dearest = len(frontier) - 1
+    dearest = len(share) - 1
     if best > dearest and (too_lossy == dearest or not holds(dearest)):
         least = min(point["lost"] for point in tried)
         raise ConfigError(

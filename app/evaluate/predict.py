@@ -268,7 +268,7 @@ def check_consecutive(dataset: Dataset, window_us: int) -> None:
             )
         alone = alone and not (apart > 0).any()
     if alone:
-        can_follow = isinstance(dataset, SimulatedWindows) and dataset.spec.scene == "drive" and not dataset.spec.whole
+        can_follow = isinstance(dataset, SimulatedWindows) and dataset.spec.has_sequences
         raise ConfigError(
             "memory: no window of these data follows another, so nothing can be held: leave --memory out"
             + (", or set --set data.simulated.sequence=32" if can_follow else "")

@@ -39,6 +39,11 @@ class DatasetSpec:
     whole: bool = False
     own_ids: bool = False
 
+    @property
+    def has_sequences(self) -> bool:
+        """Whether its pictures can be shown in several consecutive windows."""
+        return self.scene == "drive" and not self.whole
+
 
 DSEC = ("pedestrian", "rider", "car", "bus", "truck", "bicycle", "motorcycle", "train")
 CALTECH6 = ("airplanes", "Motorbikes", "Faces", "butterfly", "dalmatian", "dolphin")

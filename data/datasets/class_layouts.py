@@ -206,7 +206,7 @@ def dvsgesture(dataset_folder: ClassFolder) -> Iterator[Sample]:
 
 def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
     """Yield (class from 1, span in µs) of each row."""
-    for line, row in enumerate(_rows(table), 2):
+    for line, row in _rows(table):
         try:
             number, start, end = (int(row[name]) for name in ("class", "startTime_usec", "endTime_usec"))
             if not (1 <= number <= len(GESTURES) and 0 <= start < end):
@@ -216,11 +216,12 @@ def _gestures(table: Path) -> Iterator[tuple[int, tuple[int, int]]]:
         yield number, (start, end)
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of a table with a header line; raises LabelError if it cannot be read."""
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the number of the line and the row of a table with a header line; raises LabelError if it cannot be read."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            return [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabelError(f"{table}: not a table of labels ({error})") from None
 
@@ -249,9 +250,9 @@ def folder(dataset_folder: ClassFolder) -> Iterator[Sample]:
 def _listed(dataset_folder: ClassFolder, table: Path) -> Iterator[Sample]:
     """Yield the files of a table of labels."""
     rows = _rows(table)
-    divided = any(row.get("split") == "select" for row in rows)
+    divided = any(row.get("split") == "select" for _, row in rows)
     listed: dict[Path, int] = {}
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         name, kind, split = row.get("file"), row.get("class"), row.get("split") or "unknown"
         if not name or not kind or split not in (*SPLITS, "unknown"):
             raise LabelError(

@@ -106,22 +106,27 @@ def filled_windows(windows: Iterator[EventWindow], window_events: int | None = N
         windows: in order of time.
         window_events: number of events that a window can hold; None: windows have a fixed length.
     """
-    waiting, last, begin_us, end_us = deque[EventWindow](), None, 0, 0
-    any_yielded = False
+    waiting, last, begin_us, any_yielded = deque[EventWindow](), None, 0, False
     for window in windows:
         if len(window):
-            times = columns(window)[0]
-            begin_us = int(times.min()) if last is None else begin_us
-            end_us, last = max(end_us, int(times.max()) + 1), window
+            begin_us = int(columns(window)[0].min()) if last is None else begin_us
+            last = window
         if last is None:
             continue
-        if 2 * len(window) >= window_events if window_events else 2 * (window.t1_us - begin_us) >= window.t1_us - window.t0_us:
+        if 2 * len(window) >= window_events if window_events else 2 * (window.t1_us - begin_us) >= _length_us(window):
             waiting.append(window)
-        while waiting and (window_events or 2 * (end_us - waiting[0].t0_us) >= waiting[0].t1_us - waiting[0].t0_us):
+        while waiting and (window_events or 2 * (last.t0_us - waiting[0].t0_us) >= _length_us(waiting[0])):
             any_yielded = True
             yield waiting.popleft()
-    if last is not None and not any_yielded:
-        yield last
+    if last is None:
+        return
+    end_us = int(columns(last)[0].max()) + 1
+    filled = [window for window in waiting if 2 * (end_us - window.t0_us) >= _length_us(window)]
+    yield from filled if filled or any_yielded else [last]
+
+
+def _length_us(window: EventWindow) -> int:
+    return window.t1_us - window.t0_us
 
 
 def whole_window(label: int, size: SensorSize, t_us: int) -> Detections:

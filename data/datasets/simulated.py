@@ -242,7 +242,7 @@ class SimulatedWindows:
         shown = {name for name, _ in names} if split != "train" else set(config.sets) & set(folder.sets) or set(folder.sets)
         self.left_out = tuple(sorted(set(folder.sets) - shown))
         self._per_scene = config.sequence
-        if config.sequence > 1 and (spec.scene != "drive" or spec.whole):
+        if config.sequence > 1 and not spec.has_sequences:
             raise ConfigError("data.simulated.sequence: pictures that are shown in saccades have no sequences; leave it at 1")
         scenes = max(1, n_windows // config.sequence) if n_windows else pictures
         numbers = evenly_spread(pictures, scenes) if spread and 0 < scenes < pictures else None
