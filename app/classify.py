@@ -34,8 +34,8 @@ class ClassifyConfig(RunConfig):
     Attributes:
         adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; on the engine
             reference, which is many times slower. None: never.
-        count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
-            energy, and the energy of a recording is the mean over the counted windows.
+        count_every: count spikes and operations in one of N windows that are run, beginning with the first (of batches, in one
+            of N); other windows have no energy, and the energy of a recording is the mean over the counted windows.
         sensor_size: WIDTHxHEIGHT of the sensor in pixels; None: as stated in the file, or else the size used in training.
         idle_events: windows with at most this many events are idle: they are not run through the network and have no class.
     """

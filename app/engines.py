@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -31,26 +31,35 @@ def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> in
         description="Show which engines can run a spiking network on this machine, and how fast they are.",
         epilog="example: %(prog)s --measure",
     )
-    parser.add_argument("--measure", action="store_true", help="measure again; after a change of machine this is automatic")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure again; after a change of machine or of the number of threads this is automatic",
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
 
     def show(args: argparse.Namespace) -> str:
-        ensure_measured(again=args.measure)
-        return json.dumps(engine_rows(), indent=1) if args.json else engines_table()
+        rows = engine_rows(ensure_measured(again=args.measure))
+        return json.dumps(rows, indent=1) if args.json else engines_table(rows)
 
     return run(parser, show, argv)
 
 
-def ensure_measured(again: bool = False) -> None:
-    """Measure the engines that run on this CPU, once per machine; takes some seconds and is announced on stderr."""
+def ensure_measured(again: bool = False) -> dict[str, dict[str, Times]]:
+    """Return the times of the engines that run on this CPU, by number of timesteps.
+
+    They are measured once per machine and number of threads, which takes some seconds and is announced on stderr.
+    """
     from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, measured, measurements_file, remember
 
-    if measured() and not again:
-        return
+    if not again and (known := measured()):
+        return known
     names = [name for name, engine in ENGINES.items() if not engine.available("cpu")]
     LOG.info("measuring engines once on this machine: %s", ", ".join(names))
-    if not remember({str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS}):
-        LOG.warning("%s cannot be written, so that the measurements are lost: set EVBURST_CACHE", measurements_file())
+    times = {str(timesteps): measure(names, timesteps) for timesteps in MEASURED_TIMESTEPS}
+    if not remember(times):
+        LOG.warning("%s cannot be written, so that `auto` does not know these times: set EVBURST_CACHE", measurements_file())
+    return times
 
 
 def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict[str, Times]:
@@ -94,15 +103,15 @@ def measure(names: Sequence[str], timesteps: int, rounds: int = _ROUNDS) -> dict
     return {name: Times(fastest[name, True], fastest.get((name, False), fastest[name, True])) for name in names}
 
 
-def engine_rows() -> list[dict[str, Any]]:
-    """Return a row per engine in JSON types.
+def engine_rows(times: Mapping[str, Mapping[str, Times]]) -> list[dict[str, Any]]:
+    """Return a row per engine in JSON types, from times by number of timesteps.
 
     engine is its name, reason why it cannot run on this CPU ("": it can), ms its times per window by T (counted, uncounted, and
     mean with every count_every-th window counted; None: not measured), and auto the T for which `auto` chooses it.
     """
-    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, choose, measured
+    from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, choose
 
-    times, rows = measured(), []
+    rows = []
     for name, engine in ENGINES.items():
         ms = {t: _as_row(times.get(str(t), {}).get(name), engine.count_every) for t in MEASURED_TIMESTEPS}
         auto = [t for t in MEASURED_TIMESTEPS if choose("auto", "cpu", t) == name]
@@ -115,9 +124,8 @@ def _as_row(times: Times | None, count_every: int) -> dict[str, float] | None:
     return None if times is None else {**times._asdict(), "mean": round(times.mean(count_every), 2)}
 
 
-def engines_table() -> str:
+def engines_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows of `engine_rows` as a table for the terminal."""
-    rows = engine_rows()
     columns = [(t, kind) for t in rows[0]["ms"] for kind in ("mean", "counted", "uncounted")]
     lines = [f"{'ms per window':<18}" + "".join(f"{f'T={t}':<30}" for t in rows[0]["ms"])]
     lines.append(f"{'engine':<11}" + "".join(f"{kind:>10}" for _, kind in columns))

@@ -175,7 +175,8 @@ class Inference:
         maps: keep in each result the maps from which boxes are decoded; requires a GridDetector that is not adaptive.
         downsample: side of the square blocks of pixels that the network sees as one pixel. Grids and boxes of results remain in
             pixels of the sensor.
-        count_every: spikes are counted in the first and then every N-th window that is run; the others have no energy.
+        count_every: spikes are counted in one of N windows that are run, beginning with the first; a batch is counted as a
+            whole or not at all. The others have no energy.
 
     A network with memory runs windows one after the other; no window is idle, because objects that have been seen can be
     found without events. Memory is kept from a window to the next one as long as no more than a window's length lies between
@@ -200,7 +201,7 @@ class Inference:
         downsample: int = 1,
         count_every: int = 1,
     ) -> None:
-        self._count_every, self._ran = count_every, 0
+        self._count_every, self._ran, self._counted = count_every, 0, 0
         self._maps, self.downsample = maps, downsample
         self.network, self.voxel, self.sensor_size = network, voxel, sensor_size
         self.faults = Faults() if faults is None else faults
@@ -234,7 +235,7 @@ class Inference:
 
     def begin(self) -> None:
         """Begin another recording: nothing is held, even if its clock continues that of the one before."""
-        self._ran, self._memory = 0, {}  # another dict: a copy of this object keeps its own
+        self._ran, self._counted, self._memory = 0, 0, {}  # another dict: a copy of this object keeps its own
 
     def run(self, batch: Sequence[BinnedWindow], size: int = 0) -> list[WindowResult]:
         """Return the results of windows that are run through the network as one batch.
@@ -324,16 +325,17 @@ class Inference:
         grids = self.as_seen([binned.grid for binned in batch], size)
         times = [binned.t1_us for binned in batch] + [0] * (size - len(batch))
         readouts: Maps = {}
-        is_counted = [(self._ran + i) % self._count_every == 0 for i in range(len(batch))]
+        is_counted = self._counted * self._count_every <= self._ran
         self._ran += len(batch)
+        self._counted += len(batch) * is_counted
         memory = self._memory_before(batch[0]) if self.network.has_memory else None
-        predictions, stats = self._predict(grids, times, readouts if self._maps else None, any(is_counted), memory)
+        predictions, stats = self._predict(grids, times, readouts if self._maps else None, is_counted, memory)
         if self.downsample > 1:
             predictions = [
                 boxes.scaled(self.downsample, *self.sensor_size) if isinstance(boxes, Detections) else boxes
                 for boxes in predictions
             ]
-        each = [None if stats is None or not own else stats.of_image(i) for i, own in enumerate(is_counted)]
+        each = [None if stats is None else stats.of_image(i) for i in range(len(batch))]
         maps = [{name: values[i] for name, values in readouts.items()} for i in range(len(batch))]
         return list(zip(predictions, each, maps, strict=False))
 

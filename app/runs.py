@@ -29,7 +29,7 @@ from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector, resolve_engine, resolve_timesteps
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.detectors.remembering import remembering
-from evburst.models.runtime import check_engine
+from evburst.models.runtime import ENGINES, check_engine, counting_engine
 from evburst.models.tasks import task_of
 
 _USUAL_SIDE = 640
@@ -60,9 +60,9 @@ class RunConfig:
         ann: run the ANN instead of the spiking network.
         device: device to run on.
         engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest available.
-        count_every: count spikes and operations in the first and then every N-th window that is run; other windows have no
-            energy, and energies of a run are means over the counted windows. None: in all windows, or with the engines onnx and
-            openvino, in which counting takes additional time, in every 10th.
+        count_every: count spikes and operations in one of N windows that are run, beginning with the first (of batches, in one
+            of N); other windows have no energy, and energies of a run are means over the counted windows. None: in all windows,
+            or with the engines onnx and openvino, in which counting takes additional time, in one of 10.
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; on the engine reference,
             which is many times slower. None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with
@@ -261,6 +261,12 @@ def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
         _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
     if config.adaptive is not None and resolve_timesteps(bundle, config.ann, config.timesteps) > 1:
         _LOG.info("note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is")
+    if config.count_every == 1 and not config.ann and (counting := counting_engine(config.engine)):
+        _LOG.info(
+            "note: spikes are counted in every window, and the engine %s leaves such windows to %s; "
+            "--count-every %d runs most windows on it",
+            *(config.engine, counting, ENGINES[config.engine].count_every),
+        )
     return bundle
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from evburst.app import engines
 from evburst.app.cli import main
-from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, Times, measured
+from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, Times, choose, measured, measurements_file, remember
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_single_engine_is_measured_too(
 
 
 @pytest.mark.usefixtures("measurements")
-def test_times_that_cannot_be_stored_are_not_shown(
+def test_times_that_cannot_be_stored_are_shown_but_auto_does_not_know_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (file := tmp_path / "file").touch()
@@ -72,9 +72,20 @@ def test_times_that_cannot_be_stored_are_not_shown(
     assert main(["engines"]) == 0
     out, err = capsys.readouterr()
     assert measured() == {}
-    assert "engines.json cannot be written, so that the measurements are lost: set EVBURST_CACHE" in err
-    assert out.splitlines()[2].split("  ")[-1].startswith("not measured")
-    assert len(out.splitlines()) == len(ENGINES) + 2
+    assert "engines.json cannot be written, so that `auto` does not know these times: set EVBURST_CACHE" in err
+    assert out.splitlines()[2].split()[:4] == ["reference", "2.00", "2.00", "1.00"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"int8": [NaN, 1]}', '{"int8": [-1, 1]}', '{"int8": ["x", 1]}'])
+def test_a_damaged_file_of_times_counts_as_none(content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    assert remember({"1": {"int8": Times(2, 1)}})
+    assert measured() == {"1": {"int8": Times(2, 1)}}
+    whole = measurements_file().read_text()
+    measurements_file().write_text(
+        content if content.startswith("[") else json.dumps(json.loads(whole) | {"ms": {"1": json.loads(content)}})
+    )
+    assert measured() == {}
 
 
 def test_a_measurement_is_a_time_for_each_engine() -> None:
@@ -84,3 +95,13 @@ def test_a_measurement_is_a_time_for_each_engine() -> None:
     if not ENGINES["onnx"].available("cpu"):
         counted, uncounted = engines.measure(["onnx"], 1, rounds=1)["onnx"]
         assert counted != uncounted
+
+
+def test_auto_leaves_out_engines_that_another_one_counts_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where every window is counted, int8 would run them all, whatever was measured of onnx."""
+    if any(ENGINES[name].available("cpu") for name in ("int8", "onnx")):
+        pytest.skip("needs int8 and onnx")
+    monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
+    remember({"1": {"int8": Times(2, 2), "onnx": Times(1, 1)}})
+    assert choose("auto") == choose("auto", count_every=2) == "onnx"
+    assert choose("auto", count_every=1) == "int8"

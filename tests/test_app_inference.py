@@ -32,6 +32,7 @@ from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.detectors.remembering import with_memory
 from evburst.models.runtime import ENGINES, SAMPLED
+from evburst.models.runtime.exported import ExportedNetwork
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace
 from tests.conftest import SAMPLE, drawn, random_events, spiking
@@ -67,15 +68,17 @@ def skip_without(engine: str) -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "counted"), [(1, RUN[::3]), (3, [0, 1, 9])])
 @pytest.mark.parametrize("engine", ["reference", "int8", "onnx", "openvino"])
-def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int, bundle: Bundle) -> None:
+def test_one_of_n_windows_is_counted_and_a_batch_as_a_whole(
+    engine: str, batch: int, counted: list[int], bundle: Bundle
+) -> None:
     """Idle windows do not take a turn; boxes and the counted windows' energies are those of a run that counts everything."""
     skip_without(engine)
     every, sampled = (open_inference(bundle, DetectConfig(engine=engine, count_every=n), SIZE) for n in (1, 3))
     expected = results(every, batch)
     for found in (results(sampled, batch), results(sampled, batch)):  # each stream begins with a counted window
-        counted, total = RUN[::3], EnergyTotals(every.dense_macs)
+        total = EnergyTotals(every.dense_macs)
         for k, (own, whole) in enumerate(zip(found, expected, strict=True)):
             np.testing.assert_allclose(own.detections.boxes_xyxy, whole.detections.boxes_xyxy, rtol=1e-4, atol=1e-3)
             assert (own.ann_energy_pj, own.timesteps, own.idle) == (whole.ann_energy_pj, whole.timesteps, whole.idle)
@@ -90,6 +93,26 @@ def test_the_first_and_then_every_nth_window_is_counted(engine: str, batch: int,
         assert (report.windows, report.counted_windows, report.idle_windows) == (len(RUN), len(counted), 2)
         for name in ("synaptic_ops", "graded_ops", "spikes", "spikes_per_neuron", "timesteps", "beyond_silence", "dense_macs"):
             assert getattr(report, name) == getattr(only.report(), name)
+
+
+@pytest.mark.parametrize(("batch", "uncounted"), [(1, 7), (2, 8), (4, 8)])
+def test_a_library_runs_the_batches_that_are_not_counted(
+    batch: int, uncounted: int, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without("onnx")
+    ran: dict[str, int] = {"run": 0, "run_uncounted": 0}
+    for name in ran:
+        whole = getattr(ExportedNetwork, name)
+
+        def counting(
+            self: ExportedNetwork, grid: torch.Tensor, memory: Any = None, name: str = name, whole: Any = whole
+        ) -> Any:
+            ran[name] += len(grid)
+            return whole(self, grid, memory=memory)
+
+        monkeypatch.setattr(ExportedNetwork, name, counting)
+    results(open_inference(bundle, DetectConfig(engine="onnx"), SIZE), batch)
+    assert ran == {"run": batch, "run_uncounted": uncounted}
 
 
 def test_engines_count_everything_unless_it_takes_time(bundle: Bundle) -> None:

@@ -330,7 +330,7 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["--weights", "street", "--onnx-snn", str(path), "--with-boxes", "--totals"]) == 0
     assert "outputs boxes, scores, labels; NAME.spikes and NAME.synaptic_ops of every layer" in capsys.readouterr().out
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [output.name for output in session.get_outputs()][-3:] == ["boxes", "scores", "labels"]
+    assert [output.name for output in session.get_outputs()][:4] == ["boxes", "scores", "labels", "input.spikes"]
     stated = json.loads(session.get_modelmeta().custom_metadata_map["boxes"])
     assert stated == {"sensor_size": [304, 240], "post": {"score": 0.3, "nms_iou": 0.45, "max_detections": 100}}
     with pytest.raises(ModelError, match="size of the grids"):
@@ -358,6 +358,7 @@ def test_a_classifier_is_written_with_its_scores(tmp_path: Path, capsys: pytest.
     grid = torch.poisson(torch.full(session.get_inputs()[0].shape, 0.2), generator=torch.Generator().manual_seed(2))
     maps, _ = SpikingNetwork(graph, parameters).run(grid)
     (expected,) = task_of(bundle.head).decode(maps, bundle.head, PostConfig(), SensorSize(34, 34), [0])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["boxes"]) == {"sensor_size": [34, 34]}
     scores, label = session.run(None, {"input": grid.numpy().astype(np.uint8)})
     assert isinstance(expected, Classification)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
@@ -379,7 +380,7 @@ def test_command_writes_the_network_that_detect_runs_with_the_same_settings(
             state["begins"] = np.ones((1, 1, 1, 1), np.bool_)
         outputs = [one.name for one in session.get_outputs()]
         named = capsys.readouterr().out.strip().partition("outputs ")[2].split(", ")
-        assert sorted(named) == sorted(outputs)
+        assert named == outputs
         for result in evburst.Detector("street", engine="reference", max_windows=4, **settings).stream(recording):
             found = dict(zip(outputs, session.run(outputs, {"input": result.grid[None], **state}), strict=True))
             same_boxes(found, result.detections)

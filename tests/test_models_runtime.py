@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evburst.app.engines import engines_table
+from evburst.app.engines import engine_rows, engines_table
 from evburst.data.errors import ConfigError
 from evburst.data.stats import COUNTS, OPTIONAL_COUNTS, SpikeStats
 from evburst.models.graph import Graph, Node
@@ -532,7 +532,7 @@ def test_a_generic_numba_and_missing_packages_are_not_chosen(monkeypatch: pytest
 def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EVBURST_CACHE", str(tmp_path))
     remember({"1": {"reference": Times(1.25, 1.25)}, "4": {"reference": Times(9, 9)}})
-    table = engines_table().splitlines()
+    table = engines_table(engine_rows(measured())).splitlines()
     assert table[0].split() == ["ms", "per", "window", "T=1", "T=4"]
     assert table[1].split() == ["engine", *["mean", "counted", "uncounted"] * 2]
     assert table[2].split() == ["reference", *["1.25"] * 3, *["9.00"] * 3, "auto", "for", "T=1", "and", "T=4"]

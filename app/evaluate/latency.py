@@ -32,7 +32,6 @@ CLOCK = {
 _HISTORY_US = 500_000
 """Boxes ahead are predicted from the windows of this time."""
 
-_WARM_UP = 2
 _BATCHES = 2
 
 
@@ -62,14 +61,16 @@ def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], 
     has_memory = predictor.networks[0].timed.network.has_memory  # then no window is idle
     chosen = evenly_spread(len(dataset), windows) if has_memory else spread_with_events(dataset, windows)
     latencies: list[list[float]] = [[] for _ in predictor.networks]
-    for count, i in enumerate(chosen[:1] * _WARM_UP + chosen):
+    for network in predictor.networks:
+        for size in (1, BATCH):
+            network.timed.warm_up(dataset[chosen[0]].window, size)
+    for i in chosen:
         window = dataset[i].window
         for network, latencies_ms in zip(predictor.networks, latencies, strict=True):
             inference = network.timed
             started = time.perf_counter()
             inference.run([inference.bin(window, grid)])
-            if count >= _WARM_UP:
-                latencies_ms.append(1000 * (time.perf_counter() - started))
+            latencies_ms.append(1000 * (time.perf_counter() - started))
         progress(1)
     first = predictor.networks[0].timed
     batch = [first.bin(dataset[chosen[k * len(chosen) // BATCH]].window, first.new_grid()) for k in range(BATCH)]

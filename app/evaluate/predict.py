@@ -39,6 +39,7 @@ from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory
+from evburst.models.runtime import ENGINES
 from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import Prediction, task_of
@@ -135,7 +136,7 @@ class EvaluatedNetwork:
         downsample: side of the blocks of pixels that the network sees as one; 0: chosen by the sensor's size.
 
     Attributes:
-        timed: the network as in normal use, for timing.
+        timed: the network as in normal use, for timing; operations are counted as often as is the engine's default.
         counted: the network with operation counts; for the ANN, these need an additional pass over its activations.
     """
 
@@ -154,7 +155,10 @@ class EvaluatedNetwork:
         ann = run.model == "ann"
         detector = GridDetector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
-        self.timed = self.counted = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side)
+        every = 1 if ann else ENGINES[detector.engine].count_every
+        self.timed = self.counted = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side, count_every=every)
+        if every > 1:
+            self.counted = Inference(detector, voxel, sensor_size, downsample=side)
         if ann:
             counting = _CountingAnn(bundle, post, device)
             self.counted = Inference(counting, voxel, sensor_size, spiking=False, downsample=side)

@@ -97,7 +97,10 @@ def write_onnx_snn(bundle: Bundle, path: Path, options: SnnOptions | None = None
     """
     options = options or SnnOptions()
     model = spiking_model(bundle.spiking, bundle.parameters, bundle.voxel.channels, options, bundle.head)
-    save_onnx(model, path, bundle, **({"boxes": asdict(options.boxes)} if options.boxes else {}))
+    decoding = asdict(options.boxes) if options.boxes else {}
+    if bundle.head.kind == "classes":
+        decoding.pop("post", None)  # all scores are outputs
+    save_onnx(model, path, bundle, **({"boxes": decoding} if decoding else {}))
 
 
 def spiking_model(
@@ -156,6 +159,7 @@ class SpikingWriter:
         self._sums = {drive.add.name: drive for drive in drives if drive.add}
         self._driven = {drive.relu.name for drive in drives}
         self._signals: dict[str, Signal] = {}
+        self._statistics: list[tuple[str, str, list[Any]]] = []  # names, kinds and shapes of the last outputs
         self._fan_out = fan_out_maps(graph, channels, *options.size) if options.totals and options.size else {}
 
     def _is_whole(self, drive: Driven) -> bool:
@@ -174,6 +178,10 @@ class SpikingWriter:
         maps = [self._read_out(name) for name in self._graph.outputs]
         if boxes and size and head:
             write_boxes(self._onnx, maps, head, boxes, size)
+        for node in self._graph.memories:
+            self._onnx.output(after_of(node), "UINT8", ["N", None, None, None])
+        for output in self._statistics:
+            self._onnx.output(*output)
         self._onnx.drop_unread()
         return self._onnx.model("spiking")
 
@@ -203,7 +211,6 @@ class SpikingWriter:
         kept = self._onnx.dequantised(before_of(node), f"{name}.kept")
         signal = self._counts(self._onnx.emit("Where", [active, x.name, kept], f"{name}.value"), node, 1, x.low, x.high)
         self._onnx.emit("Identity", [signal.whole], after_of(node))
-        self._onnx.output(after_of(node), "UINT8", ["N", None, None, None])
         self._total(node, signal)
         return signal
 
@@ -387,7 +394,7 @@ class SpikingWriter:
             counts = f"{name}.counts"
             self._onnx.emit("Identity", [signal.whole or signal.name], counts)
             kind = "FLOAT" if not signal.whole else "UINT8" if signal.low.min() >= 0 else "INT8"
-            self._onnx.output(counts, kind, [None, None, None, None])
+            self._statistics.append((counts, kind, [None, None, None, None]))
         if self._options.totals:
             whole = self._onnx.emit("Abs", [self._onnx.cast(signal.name, f"{name}.long", "INT64")], f"{name}.all")
             summed = self._onnx.summed(self._onnx.split(whole, signal.length, f"{name}.all"), f"{name}.all")
@@ -397,4 +404,4 @@ class SpikingWriter:
             operations = self._onnx.emit("Mul", [summed, fan_out], f"{name}.reached")
             self._onnx.emit("ReduceSum", [operations, axes], f"{name}.synaptic_ops", keepdims=0)
             for what in ("spikes", "synaptic_ops"):
-                self._onnx.output(f"{name}.{what}", "INT64", ["N"])
+                self._statistics.append((f"{name}.{what}", "INT64", ["N"]))

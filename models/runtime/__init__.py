@@ -17,6 +17,7 @@ that overrides `run`. Its `available` returns why the engine cannot run on a dev
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -50,12 +51,14 @@ class Engine:
         available: device ("cpu", "cuda") -> reason why the engine cannot run on it, "" if it can.
         exact_only: it only runs networks in integer form (models/spiking/integer_form.py), as others would spike differently.
         count_every: by default, spikes are counted in every N-th window; more than 1 where counting takes additional time.
+        counted_by: engine that runs the windows in which spikes are counted, where it is available; "": this one.
     """
 
     build: Builder
     available: Callable[[str], str]
     exact_only: bool = False
     count_every: int = 1
+    counted_by: str = ""
 
 
 class Times(NamedTuple):
@@ -84,13 +87,13 @@ SAMPLED = 10
 
 
 def engine(
-    name: str, available: Callable[[str], str], exact_only: bool = False, count_every: int = 1
+    name: str, available: Callable[[str], str], exact_only: bool = False, count_every: int = 1, counted_by: str = ""
 ) -> Callable[[Builder], Builder]:
     """Register an engine; the parameters are described in `Engine`. Raises ConfigError if another one has the name."""
 
     def register(build: Builder) -> Builder:
         refuse_taken("engine", name, build, {known: one.build for known, one in ENGINES.items()})
-        ENGINES[name] = Engine(build, available, exact_only, count_every)
+        ENGINES[name] = Engine(build, available, exact_only, count_every, counted_by)
         return build
 
     return register
@@ -138,6 +141,12 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
     return name
 
 
+def counting_engine(name: str, device: str = "cpu") -> str:
+    """Return the engine that runs the windows in which spikes are counted, if that is another one than `name`; else ""."""
+    other = ENGINES[name].counted_by if name in ENGINES else ""
+    return other if other and not ENGINES[other].available(device) else ""
+
+
 def check_engine(name: str) -> None:
     """Raise ConfigError if `name` is neither an engine's nor auto."""
     if name not in ("auto", *ENGINES):
@@ -155,7 +164,7 @@ def _fastest(device: str, timesteps: int, integer: bool, count_every: int | None
     times = measured().get(str(nearest), {})
     costs = {}
     for name, own in times.items():
-        if name in ENGINES and _fits(name, device, integer):
+        if name in ENGINES and _fits(name, device, integer) and not (count_every == 1 and counting_engine(name, device)):
             every = ENGINES[name].count_every
             is_sampled = every > 1 and count_every is None
             costs[name] = own.mean(count_every or every) * (_SAMPLING_MARGIN if is_sampled else 1)
@@ -192,10 +201,13 @@ def measurements_file() -> Path:
 
 def measured() -> dict[str, dict[str, Times]]:
     """Load the times of each engine by number of timesteps; empty if none were measured on this machine."""
-    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         saved = json.loads(measurements_file().read_text())
-        if saved["machine"] == machine():
-            return {t: {str(k): Times(*map(float, own)) for k, own in times.items()} for t, times in saved["ms"].items()}
+        times = {t: {str(k): Times(*map(float, own)) for k, own in rows.items()} for t, rows in saved["ms"].items()}
+        if saved["machine"] == machine() and all(
+            0 < ms < math.inf for rows in times.values() for own in rows.values() for ms in own
+        ):
+            return times
     return {}
 
 
@@ -246,17 +258,17 @@ def _library_available(package: str) -> Callable[[str], str]:
 
 def _counting(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork | None:
     """Engine that counts spikes for a library's, with the same spikes."""
-    return None if _int8_available("cpu") else _int8(graph, parameters, max_count)
+    return _int8(graph, parameters, max_count) if counting_engine("onnx") else None
 
 
-@engine("onnx", _library_available("onnxruntime"), exact_only=True, count_every=SAMPLED)
+@engine("onnx", _library_available("onnxruntime"), exact_only=True, count_every=SAMPLED, counted_by="int8")
 def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_onnxruntime
 
     return ExportedNetwork(graph, parameters, open_onnxruntime, _counting(graph, parameters, max_count))
 
 
-@engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED)
+@engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED, counted_by="int8")
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 

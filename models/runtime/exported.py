@@ -10,6 +10,7 @@ engine, which counts on the way, where it is available. Elsewhere a second model
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
@@ -138,7 +139,12 @@ class ExportedNetwork(SpikingNetwork):
 
 
 def open_onnxruntime(model: bytes) -> Run:
-    """Load a model into onnxruntime, with as many threads as torch has."""
+    """Load a model into onnxruntime, with as many threads as torch has.
+
+    Its telemetry, which otherwise writes a number for this device to the user's folder as soon as it is imported, is turned off
+    unless ORT_DISABLE_TELEMETRY says otherwise.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
