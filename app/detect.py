@@ -58,14 +58,12 @@ class DetectConfig(RunConfig):
         idle_events: windows with at most this many events are idle: they are not run through the network, have no boxes, and
             add to neither network's energy.
         classes: names of the classes to detect; empty: all.
-        track: give each object a number that it keeps in all windows, and hold the boxes of objects that stand still
-            (app/tracking.py).
+        track: give each object a number that it keeps in all windows, and hold the boxes of objects that stand still.
         tracking: settings of the tracks.
         memory: give a YOLO detector a memory: where nothing happens, what it saw last is held, so that objects that stop are
             still found.
-        lead_ms: predict boxes for this long after the end of their window (app/lead.py); suits the time that passes until they
-            are used.
-        sinks: names of the outputs to write besides summary.json (app/outputs/sinks.py); empty: only summary.json.
+        lead_ms: predict boxes for this long after the end of their window; suits the time that passes until they are used.
+        sinks: names of the outputs to write besides summary.json: jsonl, bbox, csv, coco, video, crops; empty: none.
         slow: factor by which the video is slower than the recording.
         fps: windows per second of the video, instead of `slow`.
         overwrite: whether to replace files in the output folder that were not written by evburst.

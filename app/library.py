@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from copy import copy
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 
 from evburst.app.classify import ClassifyConfig, open_recording
 from evburst.app.config import build
@@ -100,7 +104,7 @@ class _Network:
     def __call__(self, events: Any) -> list[WindowResult]:
         """Run through events in memory, in any form that `as_events` accepts.
 
-        Events that span at most one window's length give one result; longer recordings, and with `start_s` all, give one
+        Events that span less than one window's length give one result; longer recordings, and with `start_s` all, give one
         result per window, as `stream` does.
 
         Raises:
@@ -174,14 +178,23 @@ class _Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy prepares its own networks: their buffers are views of each other, which copies would not be."""
-        return {name: value for name, value in vars(self).items() if name not in ("_inferences", "_lock")}
+        _TensorsAsArrays(weights := BytesIO()).dump(self._bundle)
+        rest = {name: value for name, value in vars(self).items() if name not in ("_inferences", "_lock")}
+        return {**rest, "_bundle": weights.getvalue()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _inferences=OrderedDict(), _lock=Lock())
+        vars(self).update(state, _bundle=pickle.loads(state["_bundle"]), _inferences=OrderedDict(), _lock=Lock())
 
     def __repr__(self) -> str:
         t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"
         return f"{type(self).__name__}({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"
+
+
+class _TensorsAsArrays(pickle.Pickler):
+    """Pickles tensors as arrays, because multiprocessing would pass each of them as an open file, of which there are few."""
+
+    def reducer_override(self, value: object) -> Any:
+        return (torch.from_numpy, (value.numpy(),)) if isinstance(value, torch.Tensor) else NotImplemented
 
 
 class Detector(_Network):
@@ -220,6 +233,7 @@ class Detector(_Network):
     ) -> None:
         if files := [name for name in _OF_FILES if name in settings]:
             raise ConfigError(f"{', '.join(files)}: for the files of `evburst detect`; a Detector writes none, so leave it out")
+        _refuse_unknown(settings, DetectConfig, "score", "maps")
         if score is not None and isinstance(post := settings.get("post", {}), dict):
             settings["post"] = {**post, "score": score}
         super().__init__(build(DetectConfig, _settings(weights, sensor_size, settings)), maps)
@@ -262,6 +276,7 @@ class Classifier(_Network):
         maps: bool = False,
         **settings: Any,
     ) -> None:
+        _refuse_unknown(settings, ClassifyConfig, "maps")
         super().__init__(build(ClassifyConfig, _settings(weights, sensor_size, settings)), maps)
         self._size = self._size or self._bundle.sensor_size
 
@@ -291,6 +306,16 @@ def _counting_apart(stream: EventStream) -> EventStream:
     apart = copy(stream)
     apart.faults = Faults(truncated_bytes=stream.faults.truncated_bytes)
     return apart
+
+
+def _refuse_unknown(settings: dict[str, Any], kind: type[RunConfig], *own: str) -> None:
+    """Raise ConfigError, which lists the arguments of the class, for a name that is no setting of `kind`."""
+    known = [*own, *(field.name for field in fields(kind) if field.name not in _OF_FILES)]
+    for name in settings:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"unknown setting {name!r}; {hint}")
 
 
 def _settings(

@@ -252,7 +252,7 @@ def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
     bundle = Bundle.load(config.weights)
     task = task_of(bundle.head).name
     if task != config.task:
-        other = "evburst classify" if task == CLASSIFICATION else "evburst detect"
+        other = "evburst classify (in Python: Classifier)" if task == CLASSIFICATION else "evburst detect (in Python: Detector)"
         raise ConfigError(f"weights {config.weights} are for {task}, not for {config.task}: use {other}")
     trained_ms = bundle.voxel.window_ms
     if not remarks:

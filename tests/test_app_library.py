@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path, PurePath
 from threading import Event
 from types import SimpleNamespace
@@ -32,6 +33,7 @@ from evburst.app.library import MOST_SIZES
 from evburst.app.runs import block_side, open_inference
 from evburst.data.arrays import as_events
 from evburst.data.encoding import pack
+from evburst.data.errors import ConfigError
 from evburst.data.events import EVENT_DTYPE, EventArray, Events, Faults, SensorSize
 from evburst.data.readers.dat import dat_header
 from evburst.models.bundle import Bundle, find_weights
@@ -313,6 +315,25 @@ def test_a_copy_finds_the_same(copied: Callable[[Detector], Detector], events: E
         found = one(events)
         assert boxes(found) == boxes(expected)
         assert [result.energy_pj for result in found] == [result.energy_pj for result in expected]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the open files of /proc")
+def test_another_process_gets_a_detector_without_open_files() -> None:
+    """Torch would pass each of its hundreds of tensors as an open file, of which a process may have a thousand."""
+    detector, before = Detector("street"), len(os.listdir("/proc/self/fd"))
+    sent = bytes(ForkingPickler.dumps(detector))
+    assert len(os.listdir("/proc/self/fd")) == before
+    again = pickle.loads(sent)._bundle
+    for name, tensor in detector._bundle.spiking.tensors.items():
+        assert torch.equal(again.spiking.tensors[name], tensor)
+
+
+def test_an_unknown_setting_is_answered_with_those_of_the_class() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting 'foo'; known: score, maps, .*post$") as error:
+        Detector("street", foo=1)
+    assert "sinks" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"unknown setting 'map'; did you mean 'maps'\?"):
+        Classifier("nmnist", map=True)
 
 
 def test_a_stream_may_be_passed_again(detector: Detector, events: Events, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,3 +103,9 @@ def test_a_class_that_lacks_a_method_is_refused(tmp_path: Path, methods: str, mi
 def test_what_is_no_class_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"sink 'own': expected a function or a class, received str; see docs/extending\.md"):
         sink("own", "own.txt")("Own")  # type: ignore[arg-type]
+
+
+def test_the_help_names_every_sink() -> None:
+    assert DetectConfig.__doc__ is not None
+    (line,) = (line for line in DetectConfig.__doc__.splitlines() if line.strip().startswith("sinks: "))
+    assert f"summary.json: {', '.join(SINKS)};" in line

@@ -80,6 +80,7 @@ def test_empty_single_and_very_many_events_of_one_time(name: str, dtype: str, n:
     """Enough events on one pixel that an 8-bit and a 16-bit count would have wrapped around."""
     window = EventWindow(0, 1, make_events([0] * n))
     expected = represent(window, name, SIZE)
+    assert np.array_equal(represent(window, name, tuple(SIZE)), expected)
     assert np.count_nonzero(expected) == min(n, 1)
     out, _ = filled(name, dtype, window, len(expected))
     np.testing.assert_array_equal(out[:, : SIZE.height, : SIZE.width], expected)

@@ -14,7 +14,7 @@ def train_main(argv: Sequence[str] | None = None, prog: str = "train.py") -> int
     parser = CommandParser(
         prog,
         "Train a detector or a classifier on labelled recordings, or on events simulated from labelled pictures.",
-        "--config configs/train_gen1.yaml --root GEN1 --init street",
+        "--dataset folder --root mine --own-classes drone,bird --init street --out runs/mine",
     )
     parser.add_argument("--relu-from", metavar="FILE",
                         help="fine-tune a checkpoint trained with SiLU to use ReLU, which conversion requires")  # fmt: skip

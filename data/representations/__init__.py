@@ -69,25 +69,26 @@ def representation(
 
 
 def represent(
-    window: EventWindow, name: str, sensor_size: SensorSize, config: RepresentationConfig | None = None
+    window: EventWindow, name: str, sensor_size: tuple[int, int] | str, config: RepresentationConfig | None = None
 ) -> NDArray[Any]:
     """Compute a representation of a window, as a new array `(channels, H, W)`.
 
     Args:
         window: the events.
         name: name of a registered representation.
-        sensor_size: (W, H) px; events outside it are dropped.
+        sensor_size: (W, H) px, or "WxH"; events outside it are dropped.
         config: settings of the representation; None for the defaults.
 
     Raises:
-        ConfigError: the name is unknown.
+        ConfigError: the name is unknown, or the sensor size is none.
     """
+    width, height = size = SensorSize.of(sensor_size)
     if name not in REPRESENTATIONS:
         raise ConfigError(f"representation {name!r} is unknown (known: {', '.join(sorted(REPRESENTATIONS))})")
     entry = REPRESENTATIONS[name]
     config = entry.config() if config is None else config
-    out = np.empty((config.channels, sensor_size.height, sensor_size.width), entry.dtypes[0])
-    entry.fill(window, config, sensor_size, out)
+    out = np.empty((config.channels, height, width), entry.dtypes[0])
+    entry.fill(window, config, size, out)
     return out
 
 
