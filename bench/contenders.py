@@ -90,6 +90,10 @@ def _exported(bundle: Bundle, folder: str, calibration: torch.Tensor | None) -> 
     if calibration is None:
         return path
     import numpy as np
+
+    from evburst.models.runtime.exported import import_onnxruntime
+
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
@@ -108,9 +112,11 @@ def _exported(bundle: Bundle, folder: str, calibration: torch.Tensor | None) -> 
 
 def _onnxruntime(bundle: Bundle, calibration: torch.Tensor | None = None) -> Contender:
     import numpy as np
-    import onnxruntime
     import torch
 
+    from evburst.models.runtime.exported import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -121,10 +127,11 @@ def _onnxruntime(bundle: Bundle, calibration: torch.Tensor | None = None) -> Con
 
 def _openvino(bundle: Bundle, calibration: torch.Tensor | None = None, size: tuple[int, ...] | None = None) -> Contender:
     import numpy as np
-    import openvino
     import torch
 
-    core = openvino.Core()
+    from evburst.models.runtime.exported import import_openvino
+
+    core = import_openvino().Core()
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     with tempfile.TemporaryDirectory() as folder:
         model = core.read_model(_exported(bundle, folder, calibration))

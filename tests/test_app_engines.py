@@ -11,6 +11,7 @@ import pytest
 from evburst.app import engines
 from evburst.app.cli import main
 from evburst.models.runtime import ENGINES, MEASURED_TIMESTEPS, Times, choose, measured, measurements_file, remember
+from tests.conftest import in_new_process
 
 
 @pytest.fixture
@@ -105,3 +106,25 @@ def test_auto_leaves_out_engines_that_another_one_counts_for(monkeypatch: pytest
     remember({"1": {"int8": Times(2, 2), "onnx": Times(1, 1)}})
     assert choose("auto") == choose("auto", count_every=2) == "onnx"
     assert choose("auto", count_every=1) == "int8"
+
+
+_LOADS = """
+import sys
+from evburst.models.runtime.exported import import_onnxruntime, import_openvino
+{imported}
+print("openvino_telemetry" in sys.modules)
+"""
+
+
+def test_onnxruntime_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    in_new_process(_LOADS.format(imported="import_onnxruntime()"), HOME=str(tmp_path), XDG_CACHE_HOME="")
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
+
+
+def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    """A package in its place, which imports telemetry as OpenVINO does: if it is there."""
+    (tmp_path / "openvino.py").write_text("try:\n    import openvino_telemetry\nexcept ImportError:\n    print('a stub')\n")
+    (tmp_path / "openvino_telemetry.py").write_text("print('reported')\n")
+    code = _LOADS.format(imported="import_openvino(); import openvino_telemetry")
+    assert in_new_process(code, PYTHONPATH=str(tmp_path)).splitlines() == ["a stub", "reported", "True"]

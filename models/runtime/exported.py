@@ -11,8 +11,11 @@ engine, which counts on the way, where it is available. Elsewhere a second model
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cache, cached_property
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -138,15 +141,28 @@ class ExportedNetwork(SpikingNetwork):
         return self.parameters.neurons[hold.inputs[0]].theta[:, None, None]
 
 
-def open_onnxruntime(model: bytes) -> Run:
-    """Load a model into onnxruntime, with as many threads as torch has.
-
-    Its telemetry, which otherwise writes a number for this device to the user's folder as soon as it is imported, is turned off
-    unless ORT_DISABLE_TELEMETRY says otherwise.
-    """
+def import_onnxruntime() -> ModuleType:
+    """Import onnxruntime without its telemetry, which begins with the import, unless ORT_DISABLE_TELEMETRY is set otherwise."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
+    return import_module("onnxruntime")
 
+
+def import_openvino() -> ModuleType:
+    """Import OpenVINO without its telemetry, which reports the import: without that package, a stub takes its place."""
+    name = "openvino_telemetry"
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        return import_module("openvino")
+    finally:
+        if hidden:
+            del sys.modules[name]
+
+
+def open_onnxruntime(model: bytes) -> Run:
+    """Load a model into onnxruntime, with as many threads as torch has."""
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
@@ -158,9 +174,7 @@ def open_onnxruntime(model: bytes) -> Run:
 @cache
 def _core() -> Any:
     """The core of all models, because OpenVINO 2026.4 crashes at the next signal once two cores have been freed."""
-    import openvino
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 def open_openvino(model: bytes) -> Run:
