@@ -120,7 +120,7 @@ def result_filter(inference: Inference, config: DetectConfig) -> Callable[[Windo
     """
     numbers = class_numbers(config.classes, inference.network.classes)
     window_us, size = inference.voxel.window_us, inference.sensor_size
-    step_us = step_of(config, window_us)
+    step_us = step_of(config.stride_ms, window_us)
     tracker = Tracker(config.tracking, size, config.post.score, step_us) if config.track else None
     lead = LeadPredictor(round(1000 * config.lead_ms), size, window_us, step_us) if config.lead_ms else None
 
@@ -200,7 +200,7 @@ def detect_file(
     filter_result = result_filter(inference, c)
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
-    step_us = step_of(c, inference.voxel.window_us) if c.window_events is None else None
+    step_us = step_of(c.stride_ms, inference.voxel.window_us) if c.window_events is None else None
     info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
     folder = default_folder(path) if out is None else Path(out)
     run = RecordingTotals(time.perf_counter(), info, inference.dense_macs)

@@ -210,7 +210,7 @@ def check_network(bundle: Bundle, config: RunConfig) -> Bundle:
             "leave --batch and --idle-events out"
         )
     resolve_timesteps(bundle, config.ann, config.timesteps)
-    step_of(config, _voxel(bundle, config).window_us)
+    step_of(config.stride_ms, _voxel(bundle, config).window_us)
     return bundle
 
 
@@ -365,7 +365,7 @@ def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us
     """
     if config.window_events is not None:
         return windows_by_count(stream, config.window_events, start_us)
-    stride_us = step_of(config, window_us)
+    stride_us = step_of(config.stride_ms, window_us)
     if stride_us == window_us:
         return stream.windows(window_us, start_us)
     # The first window contains events from before the start: they are read, and the windows that end before it are left out.
@@ -373,9 +373,9 @@ def cut_windows(stream: EventStream, window_us: int, config: RunConfig, start_us
     return windows_from(overlapping(stream.windows(stride_us, read_from_us), window_us), start_us)
 
 
-def step_of(config: RunConfig, window_us: int) -> int:
+def step_of(stride_ms: float | None, window_us: int) -> int:
     """Return the time from the end of one window to the end of the next, in µs; raises ConfigError like `cut_windows`."""
-    stride_us = window_us if config.stride_ms is None else round(1000 * config.stride_ms)
+    stride_us = window_us if stride_ms is None else round(1000 * stride_ms)
     if window_us % stride_us:
         raise ConfigError(f"stride_ms {stride_us / 1000:g}: must divide the length of the windows, {window_us / 1000:g} ms")
     return stride_us

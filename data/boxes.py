@@ -143,15 +143,19 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
     return overlap
 
 
-def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
+def load_prophesee_boxes(path: Path, predictions: bool = False) -> NDArray[np.void]:
     """Read a `*_bbox.npy` file unchanged, as an `(n,)` BBOX_DTYPE array.
 
     The field names `ts` and `confidence` of older files are accepted; a missing confidence is set to 1. Boxes may extend
     beyond the frame.
 
+    Args:
+        path: the file.
+        predictions: whether the confidences are scores, which must be 0 to 1; those of labels may be any numbers.
+
     Raises:
         LabelError: the file is missing or is not an .npy file, a field is missing, a value is NaN or infinite, a side is
-            negative, or a time or a class is not whole or beyond `_RANGES`.
+            negative, a time or a class is not whole or beyond `_RANGES`, or a score is not 0 to 1.
     """
     if path.exists() and not path.is_file():
         raise LabelError(f"{path}: not a regular file; a NumPy box file is expected")
@@ -170,6 +174,8 @@ def load_prophesee_boxes(path: Path) -> NDArray[np.void]:
     if missing:
         raise LabelError(f"{path}: fields {missing} are missing; the file has {raw.dtype.names}")
     _check_numbers(path, raw, fields)
+    if predictions and "class_confidence" in fields:
+        _check_scores(path, raw[fields["class_confidence"]])
     out = np.zeros(len(raw), BBOX_DTYPE)
     out["class_confidence"] = 1
     for name in BBOX_DTYPE.names or ():
@@ -197,6 +203,15 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
         if name in ("w", "h") and (values < 0).any():
             row = int(np.argmax(values < 0))
             raise LabelError(f"{path}: box {row}: {field} is negative ({values[row]})")
+
+
+def _check_scores(path: Path, scores: NDArray[Any]) -> None:
+    """Raise LabelError if a score is not 0 to 1: order suffices for AP, but not for calibration and the confusion."""
+    wrong = (scores < 0) | (scores > 1)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        mend = "logits need a sigmoid" if (scores < 0).any() else "divide percent by 100, and apply a sigmoid to logits"
+        raise LabelError(f"{path}: box {row}: the score is {scores[row]}, and scores are 0 to 1: {mend}")
 
 
 def read_prophesee_boxes(path: Path) -> list[Detections]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import load_prophesee_boxes
-from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError
+from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError, SettingValueError
 from evburst.data.events import SensorSize, check_sensor_size
 from evburst.data.readers import open_events, recording_suffixes
 from evburst.data.text import number_of
@@ -61,6 +61,16 @@ class ScoreConfig:
     sensor_size: str | None = None
     classes: tuple[str, ...] = ("car", "pedestrian")
 
+    def __post_init__(self) -> None:
+        names = [name.strip() for name in self.classes]
+        checks = {
+            "classes must be names, none of them empty": bool(names) and all(names),
+            "classes must differ: each number is a class with a name of its own": len(set(names)) == len(names),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise SettingValueError(f"{message}; received {', '.join(map(repr, self.classes)) or 'none'}")
+
 
 def find_protocol(name: str) -> Protocol:
     """Return a protocol by name; raises a ConfigError that lists all if it is unknown."""
@@ -77,7 +87,7 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
     """
     protocol, pairs = find_protocol(config.protocol), pair_files(predictions, labels)
     recordings = [
-        RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file))
+        RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file, predictions=True))
         for prediction_file, label_file in pairs
     ]
     size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])

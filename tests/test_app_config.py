@@ -25,6 +25,7 @@ from evburst.data.filters import FiltersConfig
 from evburst.data.representations.time_surface import TimeSurfaceConfig
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.simulation.sensor import SimulatorConfig
+from evburst.eval.scoring import ScoreConfig
 from evburst.models.detectors.postprocess import PostConfig
 from tests.conftest import ROOT
 
@@ -155,10 +156,18 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         (DetectConfig, {"sinks": "jsonl"}, r"sinks: expected names, such as \('jsonl', 'csv'\), received 'jsonl'"),
         (DetectConfig, {"sinks": (["jsonl"],)}, "sinks: expected names"),
         (ClassifyConfig, {"start_s": -1.0}, "start_s must be"),
-        (EvaluateConfig, {"limit": -1}, "limit must not be"),
+        (EvaluateConfig, {"limit": -1}, "limit, .* must not be"),
+        (EvaluateConfig, {"workers": -1}, "workers .* must not be"),
+        (EvaluateConfig, {"streaming_windows": -1}, "streaming_windows must not be"),
+        (EvaluateConfig, {"seed": -1}, "seed must be 0 to"),
+        (ScoreConfig, {"classes": ()}, "classes must be names"),
+        (ScoreConfig, {"classes": ("car", " ")}, "classes must be names, none of them empty; received 'car', ' '"),
+        (ScoreConfig, {"classes": ("car", "car")}, "classes must differ"),
         (ConvertConfig, {"weights": "a", "out": "b", "timesteps": 0}, "timesteps must be"),
+        (ConvertConfig, {"weights": "a", "out": "b", "seed": -1}, "seed must not be negative"),
         (TrainConfig, {"out": ""}, "out is empty"),
         (ScheduleConfig, {"epochs": 0}, "epochs and batch"),
+        (ScheduleConfig, {"seed": 1 << 64}, "seed must be 0 to"),
         (LiveConfig, {"queue_windows": 0}, "queue_windows"),
         (LiveConfig, {"detect": DetectConfig(batch=4)}, "live detection has no detect.batch"),
         (LiveConfig, {"seconds": 0.0}, "seconds must be"),

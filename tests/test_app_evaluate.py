@@ -559,6 +559,8 @@ def test_recordings_of_two_sensors_are_not_scored_as_one(tmp_path: Path, capsys:
         (["--weights", "street", "--limit", "1"], "weights, limit: nothing that box files are scored by"),
         (["--both"], "both: nothing that box files are scored by"),
         (["--classes", "bus=car,truck=car"], "of box files, the names of the classes 0, 1, ... are wanted, not a mapping"),
+        (["--classes", "car,car"], "classes must differ"),
+        (["--classes", ""], "classes must be names, none of them empty"),
     ],
 )
 def test_flags_that_box_files_do_not_use(
@@ -607,6 +609,22 @@ def test_invalid_values_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
         file = str(tmp_path / "a.npy")
         assert evaluate_main(["--predictions", file, "--labels", file, *GEN1_SENSOR]) == 1
         assert f"a.npy: box 1: {name} is {value}" in capsys.readouterr().err
+
+
+def test_scores_of_any_range_are_those_of_labels_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = labels_at_4_hz()
+    np.save(tmp_path / "a.npy", boxes)
+    boxes["class_confidence"] = -3
+    np.save(tmp_path / "logits.npy", boxes)
+    plain, logits = str(tmp_path / "a.npy"), str(tmp_path / "logits.npy")
+    assert evaluate_main(["--predictions", plain, "--labels", logits, *GEN1_SENSOR]) == 0
+    assert evaluate_main(["--predictions", logits, "--labels", plain, *GEN1_SENSOR]) == 1
+    assert f"{logits}: box 0: the score is -3.0, and scores are 0 to 1" in capsys.readouterr().err
+
+
+def test_a_stride_that_detect_refuses_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_main(["--dataset", "folder", "--root", str(tmp_path / "none"), "--stride-ms", "30"]) == 1
+    assert "stride_ms 30: must divide the length of the windows, 50 ms" in capsys.readouterr().err
 
 
 def test_boxes_are_scored_without_torch(tmp_path: Path) -> None:

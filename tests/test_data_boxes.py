@@ -119,6 +119,20 @@ def test_sides_that_are_negative(tmp_path: Path, field: str, value: float) -> No
         load_prophesee_boxes(tmp_path / "a_bbox.npy")
 
 
+@pytest.mark.parametrize(("score", "mend"), [(95, "divide percent by 100"), (-1.5, "logits need a sigmoid")])
+def test_scores_of_predictions_are_0_to_1(tmp_path: Path, score: float, mend: str) -> None:
+    """They are compared with shares of correct boxes; what labels have in this field is not used."""
+    boxes = np.zeros(3, BBOX_DTYPE)
+    boxes["class_confidence"] = [0, score, 1]
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    assert load_prophesee_boxes(tmp_path / "a_bbox.npy")["class_confidence"][1] == score
+    with pytest.raises(LabelError, match=rf"a_bbox\.npy: box 1: the score is {score}.*{mend}"):
+        load_prophesee_boxes(tmp_path / "a_bbox.npy", predictions=True)
+    boxes["class_confidence"][1] = 0.5
+    np.save(tmp_path / "a_bbox.npy", boxes)
+    assert len(load_prophesee_boxes(tmp_path / "a_bbox.npy", predictions=True)) == 3
+
+
 def test_what_is_no_box_file_is_named_without_advice(tmp_path: Path) -> None:
     (tmp_path / "a_bbox.npy").write_bytes(bytes(100))
     with pytest.raises(LabelError, match=r"a_bbox.npy: not a NumPy box file \(it does not begin like one\)"):

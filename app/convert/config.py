@@ -129,6 +129,7 @@ class ConvertConfig:
             "burst must be above 1": self.burst is None or self.burst > 1,
             "noise must be positive": self.noise is None or self.noise > 0,
             "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,
+            "seed must not be negative": self.seed >= 0,
         }
         for message, holds in checks.items():
             if not holds:

@@ -112,7 +112,7 @@ def _score_files(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
             f"--classes {args.classes}: of box files, the names of the classes 0, 1, ... are wanted, not a mapping"
         )
     flags = [names[key] + "=" + value for key, value in settings if key in names]
-    flags += as_assignments({"classes": args.classes.split(",") if args.classes else None})
+    flags += as_assignments({"classes": None if args.classes is None else args.classes.split(",")})
     config = load_config(ScoreConfig, args.config, args.set + flags)
     scored = score_files(args.predictions, args.labels, config)
     summary = {**scored, "config": to_dict(config), "provenance": provenance()}

@@ -10,7 +10,7 @@ from evburst.app.config import load_config
 from evburst.app.lead import MOST_LEAD_MS
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import SPECS
-from evburst.data.datasets.registry import DatasetConfig, reported_split
+from evburst.data.datasets.registry import MAX_SEED, DatasetConfig, reported_split
 from evburst.data.errors import SettingValueError
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
@@ -43,7 +43,7 @@ class EvaluateConfig:
         latency_windows: number of windows that are timed, one at a time.
         streaming_windows: number of labelled times for which latency-aware AP is also computed.
         lead_ms: for latency-aware AP, predict boxes for this long after the end of their window, as in detect.
-        stride_ms: for latency-aware AP, time from the end of one window to the end of the next; None: their length.
+        stride_ms: for latency-aware AP, time from the end of one window to the end of the next, as in detect; None: their length.
         energy_table: number format of single energy figures: int8, fp16 or fp32; tables have all three.
         resamples: number of bootstrap resamples for the interval of the spiking network's loss.
         device: device to run on.
@@ -81,7 +81,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         checks = {
             "timesteps must be 1 to 64": all(1 <= t <= 64 for t in self.timesteps),
-            "limit must not be negative": self.limit >= 0,
+            "limit, workers and streaming_windows must not be negative": min(self.limit, self.workers, self.streaming_windows)
+            >= 0,
+            f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
             "stride_ms must be 0.1 to 60000": self.stride_ms is None or 0.1 <= self.stride_ms <= 60_000,
             "latency_windows must be positive": self.latency_windows > 0,

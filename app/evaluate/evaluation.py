@@ -25,7 +25,7 @@ from evburst.app.evaluate.predict import EvaluatedNetwork, PartResult, Predictor
 from evburst.app.inference import BATCH, Stats
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
-from evburst.app.runs import pick_device, with_memory_if_asked
+from evburst.app.runs import pick_device, step_of, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset, spread_with_events
 from evburst.data.datasets.registry import Request, open_dataset
@@ -68,6 +68,7 @@ class Evaluation:
         self.bundle = bundle = with_memory_if_asked(bundle, config.memory, config.stride_ms)
         self._provenance = provenance()
         self.voxel = self.binning()
+        step_of(config.stride_ms, self.voxel.window_us)
         self.dataset = self._open()
         if bundle.graph.memories:
             check_consecutive(self.dataset, self.voxel.window_us)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evburst.data.datasets.augment import AugmentConfig
-from evburst.data.datasets.registry import DatasetConfig
+from evburst.data.datasets.registry import MAX_SEED, DatasetConfig
 from evburst.data.errors import SettingValueError
 from evburst.data.representations.voxel_grid import VoxelConfig
 
@@ -73,6 +73,7 @@ class ScheduleConfig:
             >= 0,
             "weight_decay must not be negative": self.weight_decay >= 0,
             "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
+            f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }
         for message, holds in checks.items():

@@ -24,6 +24,9 @@ from evburst.data.extensions import refuse_taken
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 
+MAX_SEED = (1 << 63) - 1
+"""Largest seed of a command; torch and NumPy take it."""
+
 
 @dataclass(frozen=True)
 class DatasetConfig:
