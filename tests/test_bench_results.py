@@ -111,6 +111,29 @@ def test_seeds_are_summed_up(tmp_path: Path) -> None:
     assert row["% of dense ANN"].endswith("± 0.00")
 
 
+def test_weights_that_were_evaluated_again_are_one_seed(tmp_path: Path) -> None:
+    for name, seed, date, loss in (("a", 0, "03", 9), ("b", 0, "05", 1), ("c", 0, "04", 9), ("d", 1, "03", 2)):
+        rows, timing = results()["results"], {**results()["timing"], "date": f"2026-11-{date}T00:00:00+00:00"}
+        rows[1]["ap_loss"]["mean"] = loss
+        write(tmp_path / name, weights=f"street_seed{seed}", results=rows, timing=timing)
+    files = find([tmp_path]).files
+    (row,) = parsed(render(summary_tables(files), [], "csv"))["Spread over seeds"]
+    assert (row["seeds"], row["AP lost"]) == ("2", "1.50 ± 0.71")
+    lines = [line for line in gaps(files) if "left out of the spread" in line]
+    assert [f"({tmp_path / name / 'results.json'})" in line for name, line in zip("ac", lines, strict=True)] == [True, True]
+    assert all(line.endswith(f"once, from {tmp_path / 'b' / 'results.json'}") for line in lines)
+
+
+def test_names_do_not_change_the_form_of_tables(tmp_path: Path) -> None:
+    write(tmp_path / "a", weights=r"a|b\c~d^e$f{g}")
+    tables = summary_tables(find([tmp_path]).files)
+    head, _, first = render(tables, [], "markdown").splitlines()[2:5]
+    assert first.startswith(r"| a\|b\\c~d^e$f{g} | ")
+    assert first.replace(r"\|", "").count("|") == head.count("|")
+    latex = render(tables, [], "latex")
+    assert r"a$|$b\textbackslash{}c\textasciitilde{}d\textasciicircum{}e\$f\{g\} & simulated" in latex
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     snn_only = results()["results"][1:]
     snn_only[0]["ap_loss"] = None

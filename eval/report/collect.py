@@ -25,7 +25,9 @@ from evburst.eval.results import NetworkResult, Results, read_results
 NAME = "results.json"
 _SEED = re.compile(r"[-_](?:s|seed)[-_]?\d+$")
 _SAMPLE = " (the zero-skipping ANN over a sample of them, if the ANN was not evaluated)"
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "µ": r"$\mu$", "±": r"$\pm$", "<": r"$<$", "+": "{+}"}
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+_LATEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"$|$", "<": r"$<$", ">": r"$>$"}
+_LATEX |= {"µ": r"$\mu$", "±": r"$\pm$", "+": "{+}"}
 
 
 File = tuple[Path, Results | ClassResults]
@@ -139,6 +141,7 @@ def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
     """List what is missing: weights without results, networks without a partner, values that were not measured."""
     lines = []
     known = {results.weights for _, results in files}
+    newest = _replaced([(path, results) for path, results in files if isinstance(results, Results)])
     lines += [f"weights {name}: no {NAME}" for name in expected if name not in known]
     for path, results in files:
         models = {row.model for row in results.results}
@@ -150,6 +153,8 @@ def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
         loss = results.ap_loss if isinstance(results, Results) else results.top1_loss
         if loss and loss.low is None:
             lines.append(f"{where}: no interval ({loss.units} {loss.unit}s, {loss.resamples} resamples)")
+        if path in newest:
+            lines.append(f"{where}: left out of the spread over seeds, which has these weights once, from {newest[path]}")
         if results.timing is None and results.weights:
             lines.append(f"{where}: no date")
         if results.provenance.commit.endswith("+changes"):
@@ -273,13 +278,10 @@ def _latency(files: Sequence[File]) -> Table:
 
 
 def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
-    """Tabulate losses and energies of weights that differ only in their seed."""
-    groups: dict[tuple[str, ...], list[NetworkResult]] = {}
-    for results, row, (weights, data, network) in _rows(files):
-        if row.model == "snn" and row.ap_loss and row.energy and _SEED.search(weights):
-            groups.setdefault((_SEED.sub("", weights), data, results.protocol, network), []).append(row)
+    """Tabulate losses and energies of weights that differ only in their seed; of weights with several files, the newest."""
     table = []
-    for key_cells, rows in groups.items():
+    for key_cells, by_weights in _seeds(files).items():
+        rows = [_newest(found)[2] for found in by_weights.values()]
         if len(rows) < 2:
             continue
         columns = (
@@ -289,6 +291,33 @@ def _spread(files: Sequence[tuple[Path, Results]]) -> Table:
         )
         table.append([*key_cells, str(len(rows)), *(f"{mean(v):.{d}f} ± {stdev(v):.{d}f}" for v, d in columns)])
     return Table(["weights", "data, split", "protocol", "network", "seeds", "AP lost", "% of dense ANN", "µJ"], table, 4)
+
+
+_Dated = tuple[str, Path, NetworkResult]
+"""When a network was evaluated, the file, and its figures."""
+
+
+def _seeds(files: Sequence[tuple[Path, Results]]) -> dict[tuple[str, ...], dict[str, list[_Dated]]]:
+    """Group spiking networks whose weights differ only in their seed: by the cells that they share, then by their weights."""
+    groups: dict[tuple[str, ...], dict[str, list[_Dated]]] = {}
+    for path, results in files:
+        for row in results.results:
+            weights, data, network = _what(results, row)
+            if row.model == "snn" and row.ap_loss and row.energy and _SEED.search(weights):
+                key_cells = (_SEED.sub("", weights), data, results.protocol, network)
+                found = groups.setdefault(key_cells, {}).setdefault(weights, [])
+                found.append((results.timing.date if results.timing else "", path, row))
+    return groups
+
+
+def _newest(found: Sequence[_Dated]) -> _Dated:
+    return max(found, key=lambda one: one[0])
+
+
+def _replaced(files: Sequence[tuple[Path, Results]]) -> dict[Path, Path]:
+    """Return the files of which the spread over seeds has a newer one of the same weights, each with that one."""
+    several = (found for by_weights in _seeds(files).values() for found in by_weights.values())
+    return {path: _newest(found)[1] for found in several for _, path, _ in found if path != _newest(found)[1]}
 
 
 def _origin(files: Sequence[File]) -> Table:

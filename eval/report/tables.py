@@ -13,6 +13,7 @@ from evburst.eval.result_parts import LossInterval, TableEnergies
 from evburst.eval.results import NetworkResult, Results
 
 NONE = "-"
+_MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|"})
 AnyNetwork = NetworkResult | ClassNetworkResult
 
 
@@ -26,7 +27,7 @@ class Table:
 
     def markdown(self) -> str:
         """Format as Markdown."""
-        lines = ["| " + " | ".join(row) + " |" for row in (self.head, *self.rows)]
+        lines = ["| " + " | ".join(cell.translate(_MARKDOWN) for cell in row) + " |" for row in (self.head, *self.rows)]
         return "\n".join([lines[0], "|---" * self.texts + "|---:" * (len(self.head) - self.texts) + "|", *lines[1:]])
 
 
