@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evburst.app.console import LOG, add_common_flags, run, warn_of_repairs
 from evburst.app.event_summary import describe, human_description
@@ -36,7 +37,7 @@ from evburst.data.readers.dat import DatFile
 from evburst.data.readers.foreign import is_pipe
 from evburst.data.readers.options import TIME_UNITS
 from evburst.data.readers.packets import extent
-from evburst.data.slicing import MAX_START_S, first_sound_us, first_us
+from evburst.data.slicing import GLITCH_US, MAX_START_S, first_sound_us, first_us
 from evburst.data.text import number_of
 from evburst.data.writers import write_events, writer_for
 
@@ -180,9 +181,8 @@ def _cut(args: argparse.Namespace) -> str:
         expected = f"0 <= FROM < TO, and FROM at most {MAX_START_S:g}, in seconds"
         raise ConfigError(f"--from {args.start_s:g} --to {stop_s:g}: expected {expected}")
     stream = _open(args, args.file)
-    t0_us = first_us(stream) or 0
-    stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
-    return _write(args, stream, _between(stream, t0_us + round(args.start_s * 1e6), stop_us))
+    t0_us = first_us(stream) if stream.finite or args.start_s else None
+    return _write(args, stream, _between(stream, t0_us, args.start_s, stop_s))
 
 
 def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Events]) -> str:
@@ -223,29 +223,51 @@ def _frames(args: argparse.Namespace) -> str:
     stream = _open(args, args.file)
     written = write_frames(stream, args.file, args.folder, args.window_ms, args.every_ms)
     warn_of_repairs(args.file, stream.faults)
-    labels = args.file.with_name(f"{labelled_name(args.file)}.json")
+    labels: Path | str = args.file.with_name(f"{labelled_name(args.file)}.json")
+    if not stream.finite:
+        labels = "NAME.json, beside a file NAME.csv with these events"
     return (
         f"{args.folder}: {number_of(len(written), 'picture')}, {written[0].name} to {written[-1].name}\n"
         f"next: label the objects, and save them in COCO's format as {labels}"
     )
 
 
-def _between(stream: EventStream, start_us: int, stop_us: float) -> Iterator[Events]:
-    """Yield the events of [start, stop) on the recording's clock, sorted within tenths of a second; stragglers are dropped."""
+def _between(stream: EventStream, t0_us: int | None, start_s: float, stop_s: float) -> Iterator[Events]:
+    """Yield the events of [start, stop) in seconds after the first event, sorted within tenths of a second.
+
+    Stragglers are dropped. Those before the first event belong to a part from 0 on.
+
+    Args:
+        stream: the recording.
+        t0_us: time of the first event; None: that of the first one that is read, for a pipe.
+        start_s, stop_s: the part.
+    """
+    start_us = round(start_s * 1e6) + (t0_us or 0) if start_s else None
     for window in stream.windows(_CUT_WINDOW_US, start_us):
+        events = unpack(window)
+        t0_us = int(events["t"][0]) if t0_us is None else t0_us
+        stop_us = math.inf if math.isinf(stop_s) else t0_us + round(stop_s * 1e6)
         if window.t0_us >= stop_us:
             return
-        events = unpack(window)
-        inside = events[(events["t"] >= start_us) & (events["t"] < stop_us)]
+        inside = events[events["t"] < stop_us]
+        inside = inside if start_us is None else inside[inside["t"] >= start_us]
         if len(inside):
             yield inside
 
 
+def _earliest_us(t: NDArray[np.int64]) -> int:
+    first = first_sound_us(t)
+    return int(t[t >= first - GLITCH_US].min())
+
+
 def _from_zero(packets: Iterator[Events], faults: Faults) -> Iterator[Events]:
-    """Yield the events with the first sound time subtracted; events before it are dropped and counted as late."""
+    """Yield the events with the earliest time at the beginning subtracted; later ones before it are dropped, and counted.
+
+    This is the earliest time of the first packet; times more than a second before its first sound one are wrong.
+    """
     t0_us = None
     for packet in packets:
-        t0_us = first_sound_us(packet["t"]) if t0_us is None else t0_us
+        t0_us = _earliest_us(packet["t"]) if t0_us is None else t0_us
         shifted = packet[packet["t"] >= t0_us]
         faults.late_events += len(packet) - len(shifted)
         shifted["t"] -= t0_us

@@ -18,6 +18,7 @@ A moving camera causes events nearly everywhere, so few objects are held while i
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -156,6 +157,7 @@ class Tracker:
         self._first_number = self._last_number + 1
         self._objects: dict[int, _Object] = {}
         self._byte_track: Any = self._new_byte_track()
+        self._linked_us = -math.inf
 
     def update(self, result: WindowResult) -> WindowResult:
         """Return the next window's result with `track_ids` and `held` in its detections.
@@ -186,7 +188,9 @@ class Tracker:
         scores = np.concatenate([found.scores, np.zeros(len(still), np.float32)])
         positions = {"position": np.arange(len(boxes))}
         boxes_and_scores = self._supervision.Detections(xyxy=boxes.astype(float), confidence=scores, data=positions)
-        linked = self._byte_track.update(boxes_and_scores, timestamp=float(t_us))
+        # Windows of a number of events can end at the same time, and ByteTrack expects later times.
+        self._linked_us = max(float(t_us), self._linked_us + 1)
+        linked = self._byte_track.update(boxes_and_scores, timestamp=self._linked_us)
         ids = np.zeros(len(boxes), np.int64)
         if len(linked):
             ids[linked.data["position"]] = np.where(linked.tracker_id < 0, 0, linked.tracker_id + self._first_number)

@@ -333,13 +333,30 @@ def test_a_corrupt_first_time_is_not_the_start(capsys: pytest.CaptureFixture[str
 
 
 def test_events_before_the_first_are_counted_as_late(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    later = [(70_000 + k, 1, 1, 1) for k in range(9)]
-    np.save(tmp_path / "a.npy", np.concatenate([SAMPLE, rows((900, 1, 1, 1), *later)]))
+    sample = SAMPLE.copy()
+    sample["t"] += 2_000_000
+    later = [(2_070_000 + k, 1, 1, 1) for k in range(9)]
+    np.save(tmp_path / "a.npy", np.concatenate([sample, rows(*later, (900, 1, 1, 1))]))
     assert run(capsys, "convert", tmp_path / "a.npy", tmp_path / "b.csv", "--from-zero", "--sensor-size", "32x24") == (
         0,
         f"{tmp_path / 'b.csv'}: 14 events, 32x24\n",
         f"warning: {tmp_path / 'a.npy'}: repaired: late events 1\n",
     )
+
+
+@pytest.mark.parametrize("part", ["cut", "cut --to 1", "cut --from 0", "cut --from-zero", "convert --from-zero"])
+def test_disorder_at_the_beginning_loses_no_event(capsys: pytest.CaptureFixture[str], tmp_path: Path, part: str) -> None:
+    command, *flags = part.split()
+    t = [1000, 900, 950, *range(1100, 1200)]
+    np.save(tmp_path / "a.npy", rows(*((time, 1, 1, 1) for time in t)))
+    out = tmp_path / "b.npz"
+    assert run(capsys, command, tmp_path / "a.npy", out, "--sensor-size", "32x24", *flags) == (
+        0,
+        f"{out}: 103 events, 32x24\n",
+        "",
+    )
+    shift = 900 if flags == ["--from-zero"] else 0
+    assert collect(open_events(out))["t"].tolist() == [time - shift for time in t]
 
 
 @pytest.mark.parametrize(
@@ -403,11 +420,22 @@ def test_parts_that_are_none(capsys: pytest.CaptureFixture[str], recording: Path
     assert found == (1, "", f"error: {shown}: expected 0 <= FROM < TO, and FROM at most 1e+09, in seconds\n")
 
 
-def test_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    writer = fed(tmp_path / "pipe.csv", b"# sensor_size 32x24\n0,1,1,1\n2000000,1,1,0\n")
-    code, _, err = run(capsys, "cut", tmp_path / "pipe.csv", tmp_path / "b.csv", "--from", "1")
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [([], [500, 2_000_500]), (["--to", "2"], [500]), (["--to", "2.1"], [500, 2_000_500]), (["--from", "1"], None)],
+)
+def test_a_pipe_is_cut_at_its_end_only(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: list[str], kept: list[int] | None
+) -> None:
+    """A start needs the first time before the events are read."""
+    out = tmp_path / "b.csv"
+    writer = fed(tmp_path / "pipe.csv", b"# sensor_size 32x24\n500,1,1,1\n2000500,1,1,0\n")
+    code, _, err = run(capsys, "cut", tmp_path / "pipe.csv", out, *flags)
     writer.join()
-    assert (code, "can only be read once" in err, (tmp_path / "b.csv").exists()) == (1, True, False)
+    if kept is None:
+        assert (code, "can only be read once" in err, "leave the start out" in err, out.exists()) == (1, True, True, False)
+    else:
+        assert (code, err, collect(open_events(out))["t"].tolist()) == (0, "", kept)
 
 
 def test_a_wrong_sensor_size_is_noticed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -537,6 +565,13 @@ def test_frames_are_pictures_of_windows_named_by_their_end(capsys: pytest.Captur
         assert np.array_equal((picture != picture[~fired][0]).any(-1), fired)
     code, _, err = run(capsys, "frames", path, folder)
     assert (code, "exists already" in err) == (1, True)
+
+
+def test_labels_of_frames_from_a_pipe_are_to_lie_beside_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    writer = fed(tmp_path / "pipe.csv", b"# sensor_size 32x24\n40000,1,1,1\n60000,1,1,0\n")
+    code, out, _ = run(capsys, "frames", tmp_path / "pipe.csv", tmp_path / "p", "--every-ms", "50")
+    writer.join()
+    assert (code, out.splitlines()[1].partition(" as ")[2]) == (0, "NAME.json, beside a file NAME.csv with these events")
 
 
 @pytest.mark.parametrize("flags", [("--every-ms", "120"), ("--every-ms", "0"), ("--window-ms", "0"), ("--every-ms", "nan")])

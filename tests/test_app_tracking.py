@@ -135,6 +135,14 @@ def test_objects_are_held_no_longer_than_the_setting() -> None:
     assert [held(result) for result in results] == [[True]] * 10 + [[]] * 10
 
 
+def test_windows_that_end_at_the_same_time_continue_tracks() -> None:
+    """Those of a number of events, of which more can be at one time; ByteTrack warns if a time is not later."""
+    tracks = tracker()
+    mine, x, number = approach(tracks)
+    same = [numbers(tracks.update(window(number, [(at(x), 0.8)], [at(x)]))) for _ in range(3)]
+    assert [*same, numbers(tracks.update(window(number + 1, [(at(x), 0.8)], [at(x)])))] == [[mine]] * 4
+
+
 def test_after_a_reset_of_the_clock_tracks_begin_anew_under_other_numbers() -> None:
     tracks = tracker()
     mine, _, _ = approach(tracks)
