@@ -43,7 +43,7 @@ class EvaluateConfig:
         latency_windows: number of windows that are timed, one at a time.
         streaming_windows: number of labelled times for which latency-aware AP is also computed.
         lead_ms: for latency-aware AP, predict boxes for this long after the end of their window, as in detect.
-        stride_ms: for latency-aware AP, time from the end of one window to the end of the next, as in detect; None: their length.
+        stride_ms: for latency-aware AP, time from one window's end to the next one's, as in detect; None: their length.
         energy_table: number format of single energy figures: int8, fp16 or fp32; tables have all three.
         resamples: number of bootstrap resamples for the interval of the spiking network's loss.
         device: device to run on.
