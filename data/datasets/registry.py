@@ -24,7 +24,7 @@ from evburst.data.extensions import refuse_taken
 from evburst.data.filters import FiltersConfig
 from evburst.data.readers import ReadOptions
 
-MAX_SEED = (1 << 63) - 1
+MAX_SEED = 2**63 - 1
 """Largest seed of a command; torch and NumPy take it."""
 
 

@@ -141,7 +141,7 @@ def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
     """List what is missing: weights without results, networks without a partner, values that were not measured."""
     lines = []
     known = {results.weights for _, results in files}
-    newest = _replaced([(path, results) for path, results in files if isinstance(results, Results)])
+    replaced = _replaced([(path, results) for path, results in files if isinstance(results, Results)])
     lines += [f"weights {name}: no {NAME}" for name in expected if name not in known]
     for path, results in files:
         models = {row.model for row in results.results}
@@ -153,8 +153,8 @@ def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
         loss = results.ap_loss if isinstance(results, Results) else results.top1_loss
         if loss and loss.low is None:
             lines.append(f"{where}: no interval ({loss.units} {loss.unit}s, {loss.resamples} resamples)")
-        if path in newest:
-            lines.append(f"{where}: left out of the spread over seeds, which has these weights once, from {newest[path]}")
+        if path in replaced:
+            lines.append(f"{where}: left out of the spread over seeds, which has these weights once, from {replaced[path]}")
         if results.timing is None and results.weights:
             lines.append(f"{where}: no date")
         if results.provenance.commit.endswith("+changes"):
