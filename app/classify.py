@@ -32,7 +32,7 @@ class ClassifyConfig(RunConfig):
     """Settings of classification.
 
     Attributes:
-        adaptive: skip the remaining timesteps of a window once its certainty reaches this value, 0 to 1; on the engine
+        adaptive: skip the remaining timesteps of a window once its certainty exceeds this value, 0 to 1; on the engine
             reference, which is many times slower. None: never.
         count_every: count spikes and operations in one of N windows that are run, beginning with the first (of batches, in one
             of N); other windows have no energy, and the energy of a recording is the mean over the counted windows.

@@ -43,6 +43,7 @@ from evburst.data.readers import open_events
 from evburst.data.text import number_of, without_controls
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import Bundle
+from evburst.models.detector import resolve_timesteps
 from evburst.models.detectors.postprocess import PostConfig
 
 _LOG = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def class_numbers(names: Sequence[str], known: Sequence[str]) -> list[int]:
 
 def network_name(bundle: Bundle, config: DetectConfig) -> str:
     """Return the name of the network for the captions of pictures."""
-    name = "ANN" if config.ann else f"SNN T={config.timesteps or bundle.parameters.timesteps}"
+    name = "ANN" if config.ann else f"SNN T={resolve_timesteps(bundle, False, config.timesteps)}"
     return f"{name}, boxes {config.lead_ms:g} ms ahead" if config.lead_ms else name
 
 
@@ -265,7 +266,7 @@ def _summary(
         "latency_ms": {f"p{q}": percentile(run.latencies, q) for q in (50, 99)},
         "energy": energy_figures(energy, config.energy_table),
         "memory": traffic_figures(run.energy, inference, config.energy_table),
-        "timesteps": None if config.ann else config.timesteps or bundle.parameters.timesteps,
+        "timesteps": None if config.ann else resolve_timesteps(bundle, False, config.timesteps),
         "timesteps_mean": None if energy.timesteps is None else round(energy.timesteps, 3),
         "engine": None if config.ann else getattr(inference.network, "engine", None),
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),

@@ -56,6 +56,7 @@ def _export(args: argparse.Namespace) -> str:
     from evburst.data.classification import CLASSIFICATION
     from evburst.data.representations.voxel_grid import blocked_size, padded_size
     from evburst.models.bundle import Bundle, find_weights
+    from evburst.models.detector import resolve_timesteps
     from evburst.models.detectors.postprocess import PostConfig
     from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
@@ -88,8 +89,7 @@ def _export(args: argparse.Namespace) -> str:
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
     width, height = padded_size(sensor, bundle.stride)
-    if bundle.graph.memories and bundle.parameters.timesteps > 1:
-        raise ConfigError("timesteps: a network with memory has one timestep per window; pass --timesteps 1")
+    resolve_timesteps(bundle, False, None)
     if args.onnx_snn:
         if not is_integer(bundle.spiking, bundle.parameters):
             spiking, parameters = integer_form(bundle.spiking, bundle.parameters)

@@ -45,6 +45,7 @@ from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
 from evburst.data.readers.dat import DatFile
 from evburst.data.readers.packets import PacketFile
+from evburst.models.detector import resolve_timesteps
 
 _LOG = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class _Network:
         vars(self).update(state, _bundle=pickle.loads(state["_bundle"]), _inferences=OrderedDict(), _lock=Lock())
 
     def __repr__(self) -> str:
-        t = "ANN" if self.config.ann else f"T={self.config.timesteps or self._bundle.parameters.timesteps}"
+        t = "ANN" if self.config.ann else f"T={resolve_timesteps(self._bundle, False, self.config.timesteps)}"
         return f"{type(self).__name__}({self.config.weights!r}, {t}, classes: {', '.join(self.classes)})"
 
 

@@ -36,7 +36,7 @@ from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset, LabelledWindow
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.representations.voxel_grid import voxel_batch
-from evburst.eval.energy import COST_TABLES, HEADLINE
+from evburst.eval.energy import COST_TABLES, HEADLINE, share_of_dense
 from evburst.eval.report.tables import Table
 from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import SCORED
@@ -93,7 +93,7 @@ def measure(contender: Contender, setting: Setting) -> list[Result]:
     results = []
     for t in setting.timesteps:
         scores = scored(setting, found[t])
-        share = operations[t] * table.ac_pj / (macs * table.mac_pj)
+        share = share_of_dense(operations[t], macs, table)
         results.append(Result(contender.name, t, *scores, spikes[t] / neurons, share, latency[t], seconds))
     return results
 

@@ -235,7 +235,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (default: 10)")
-    parser.add_argument("--ann", action="store_true", help="the ordinary network")
+    parser.add_argument("--ann", action="store_true", help="the ANN")
     args = parser.parse_args()
     result = soak(args.minutes, DetectConfig(ann=args.ann))
     print(json.dumps(result, indent=1))

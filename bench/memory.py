@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.tracks import ADL_FPS, ADL_TRAINED, SIZE, WINDOW_US, ParkedScene, StoppedDrive, adl, tracked
+from bench.tracks import ADL_FPS, ADL_TRAINED, LENGTHS, SIZE, WINDOW_US, adl, scene_of, tracked
 from evburst.app.dataset_runs import run_dataset
 from evburst.app.inference import Inference, WindowResult
 from evburst.app.provenance import provenance
@@ -64,7 +64,6 @@ SEQUENCES = SimulatedConfig(
     ),
 )
 _STEP_US, _LOWEST, _TRACK_SCORE = 10_000, 0.02, 0.3
-_LENGTHS = {"parked": 12.0, "drive": 8.5}
 
 
 class Window(NamedTuple):
@@ -80,11 +79,6 @@ class Window(NamedTuple):
     found: Detections
     stood_s: NDArray[np.float64]
     energy_pj: float
-
-
-def scene_of(kind: str, seed: int) -> ParkedScene | StoppedDrive:
-    """A drawn scene, other than those of bench/tracks.py with the same seed."""
-    return ParkedScene(seed) if kind == "parked" else StoppedDrive(SIZE, 500 + seed)
 
 
 def networks(weights: Sequence[str], held: Sequence[str]) -> Iterator[tuple[str, Bundle, bool]]:
@@ -241,11 +235,11 @@ def main() -> None:
     summary: dict[str, Any] = {"seeds": args.seeds, "figures": {}, "adl": {}, "provenance": provenance()}
     known = list(networks(args.weights, args.hold))
     sequences: dict[str, dict[str, list[list[Window]]]] = {}
-    standing = dict.fromkeys(_LENGTHS, 0)
-    for kind, seed in ((kind, seed) for kind in _LENGTHS for seed in args.seeds):
+    standing = dict.fromkeys(LENGTHS, 0)
+    for kind, seed in ((kind, seed) for kind in LENGTHS for seed in args.seeds):
         scene = scene_of(kind, seed)
         stood: set[int] = set()
-        events = record(scene, CAMERA, 0, round(1e6 * _LENGTHS[kind]), _STEP_US, seed)
+        events = record(scene, CAMERA, 0, round(1e6 * LENGTHS[kind]), _STEP_US, seed)
         for name, bundle, ann in known:
             results = results_of(bundle, ann, events, SIZE)
             kept = {name: [one.detections for one in results]}

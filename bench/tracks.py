@@ -64,6 +64,8 @@ WINDOW_US, STEP_US = 50_000, 5_000
 SIZE = SensorSize(304, 240)
 ADL_FPS, ADL_TRAINED, LINK_IOU = 30.0, 260, 0.5
 SEGMENT_US, RESAMPLES = 2_000_000, 300
+LENGTHS = {"parked": 12.0, "drive": 8.5}
+"""Kinds of drawn sequences, and their lengths in s."""
 METRICS = ("HOTA", "MOTA", "IDF1")
 Pairs = list[tuple[Detections, Detections]]
 
@@ -144,10 +146,14 @@ def _stood(stops: Stops, t_s: float) -> float:
     return max((t_s - start for start, stop in stops if start <= t_s <= stop), default=0.0)
 
 
+def scene_of(kind: str, seed: int) -> ParkedScene | StoppedDrive:
+    """The scene of a drawn sequence, a key of LENGTHS."""
+    return ParkedScene(seed) if kind == "parked" else StoppedDrive(SIZE, 500 + seed)
+
+
 def drawn(kind: str, seed: int) -> Clip:
     """A drawn sequence."""
-    scene, seconds = (ParkedScene(seed), 12.0) if kind == "parked" else (StoppedDrive(SIZE, 500 + seed), 8.5)
-    stop_us = round(1e6 * seconds)
+    scene, stop_us = scene_of(kind, seed), round(1e6 * LENGTHS[kind])
     events = record(scene, CAMERA, 0, stop_us, STEP_US, seed)
     truth = {t: scene.boxes(t) for t in range(WINDOW_US, stop_us + 1, WINDOW_US)}
     return Clip(kind, events, SIZE, truth)
@@ -356,7 +362,7 @@ def main() -> None:
     default, started = TrackConfig(), provenance()
     trackers = [None, *sorted({*args.hold, default.hold_s})]
     found: dict[str, dict[str, list[Pairs]]] = {}
-    sequences = [(kind, lambda kind=kind, seed=seed: drawn(kind, seed)) for seed in args.seeds for kind in ("parked", "drive")]
+    sequences = [(kind, lambda kind=kind, seed=seed: drawn(kind, seed)) for seed in args.seeds for kind in LENGTHS]
     for kind, make in [*sequences, *([("adl", lambda: adl(args.adl))] if args.adl else [])]:
         sequence = make()
         detector = Detector(args.weights, score=default.low_score, sensor_size=sequence.sensor_size)

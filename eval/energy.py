@@ -117,6 +117,11 @@ class Energies:
         return {**energies, "ratio": self.ratio, **shares}
 
 
+def share_of_dense(synaptic_ops: float, dense_macs: float, table: CostTable) -> float:
+    """Return the energy of accumulates as a share of the dense ANN's, both of one window."""
+    return synaptic_ops * table.ac_pj / (dense_macs * table.mac_pj)
+
+
 @dataclass(frozen=True)
 class BeyondSilence:
     """Operations beyond silence per window, mean over the windows that were run; None: not measured.

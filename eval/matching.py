@@ -64,8 +64,8 @@ class Calibration:
     from_score: float
 
 
-def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOWN_SCORE) -> Matches:
-    """Match the predictions of every frame; `score` is the minimum score for confusion and F1."""
+def match_predictions(frames: Sequence[Frame], classes: int) -> Matches:
+    """Match the predictions of every frame; those below SHOWN_SCORE do not count for confusion and F1."""
     scores, predicted, correct = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, bool)]
     confusion = np.zeros((classes + 1, classes + 1), np.int64)
     f1, mean_iou = np.zeros(len(frames)), np.zeros(len(frames))
@@ -78,7 +78,7 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOW
         scores.append(predictions["class_confidence"])
         predicted.append(predictions["class_id"].astype(np.int64))
         correct.append(matched >= 0)
-        is_shown = predictions["class_confidence"] >= score
+        is_shown = predictions["class_confidence"] >= SHOWN_SCORE
         is_correct = matched[is_shown] >= 0
         f1[k] = 2 * is_correct.sum() / (is_shown.sum() + len(labels)) if is_shown.sum() + len(labels) else 1.0
         if is_correct.any():
@@ -93,12 +93,13 @@ def match_predictions(frames: Sequence[Frame], classes: int, score: float = SHOW
     return Matches(np.concatenate(scores), of_class, of_frame, np.concatenate(correct), confusion, f1, mean_iou)
 
 
-def calibration(matches: Matches, from_score: float = SHOWN_SCORE) -> Calibration:
+def calibration(matches: Matches) -> Calibration:
     """Compare scores with the fraction of predictions that are correct."""
     count, is_correct, total = binned(matches.scores, matches.correct)
     with np.errstate(invalid="ignore"):
         confidence, precision = total / count, is_correct / count
-    return Calibration(count, confidence, precision, calibration_error(matches.scores, matches.correct, from_score), from_score)
+    error = calibration_error(matches.scores, matches.correct, SHOWN_SCORE)
+    return Calibration(count, confidence, precision, error, SHOWN_SCORE)
 
 
 def calibration_error(scores: NDArray[np.floating], correct: NDArray[np.bool_], from_score: float) -> float:

@@ -30,7 +30,7 @@ MODEL = (
 )
 WORD_BITS = {"fp32": 32, "fp16": 16, "int8": 8}
 QUEUE_WORDS = 2048
-"""Capacity of a layer's queue in spikes (8 kB of 32-bit words)."""
+"""Capacity of a layer's queue in spikes, of one word each."""
 
 
 def access_pj(words: int, bits: int) -> float:

@@ -336,7 +336,7 @@ class TrainedBundle(Bundle):
             raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
         raise CheckpointError(
             f"{self.path}: a trained network that was not converted; run `evburst convert --weights {self.path} --out FILE`, "
-            "or use it as the ordinary network (--ann)"
+            "or use its ANN (--ann)"
         )
 
 

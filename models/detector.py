@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
-from evburst.data.stats import MemoryGeometry, SpikeStats
+from evburst.data.stats import ActivityStats, MemoryGeometry, SpikeStats
 from evburst.models.bundle import Bundle
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory, Runner
@@ -33,7 +33,7 @@ class GridDetector:
     Args:
         bundle: the weights.
         post: score, NMS and number of boxes; not used by a classifier.
-        ann: run the ordinary network instead of the spiking one.
+        ann: run the ANN instead of the spiking network.
         timesteps: T; None for what the weights were calibrated for.
         device: cpu or cuda.
         engine: how the spiking network is run, see models/runtime.
@@ -84,7 +84,7 @@ class GridDetector:
     @property
     def _snn(self) -> SpikingNetwork:
         if self._spiking is None:
-            raise CheckpointError("a detector of the ordinary network has no timesteps")
+            raise ConfigError("ann: the ANN has no timesteps: make the detector of the spiking network")
         return self._spiking
 
     def detect(
@@ -95,7 +95,7 @@ class GridDetector:
         readouts: dict[str, NDArray[np.float32]] | None = None,
         count: bool = True,
         memory: Memory | None = None,
-    ) -> tuple[Sequence[Prediction], SpikeStats | None]:
+    ) -> tuple[Sequence[Prediction], SpikeStats | ActivityStats | None]:
         """What is found in each grid, and the spikes it took (None for the ANN, or if not counted).
 
         Args:
@@ -126,7 +126,7 @@ class GridDetector:
                 readouts.update(zip(self.bundle.graph.outputs, copies, strict=True))
             return self._decoded(maps, sensor_size, t_us), own
 
-    def _run(self, x: Tensor, count: bool, memory: Memory | None) -> tuple[list[Tensor], SpikeStats | None]:
+    def _run(self, x: Tensor, count: bool, memory: Memory | None) -> tuple[list[Tensor], SpikeStats | ActivityStats | None]:
         """Compute the maps of grids, valid until the next run, and the spikes that they took; see `detect`."""
         if self._ann is not None:
             return self._ann(x.float(), memory), None

@@ -29,7 +29,7 @@ from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError
 from evburst.data.files import make_folder
 from evburst.data.representations.voxel_grid import blocked_size
-from evburst.eval.energy import COST_TABLES, HEADLINE
+from evburst.eval.energy import COST_TABLES, HEADLINE, share_of_dense
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
@@ -228,9 +228,8 @@ class Conversion:
 
     def share_per_operation(self) -> float:
         """Return the energy of one synaptic operation as a share of the dense ANN's energy per window."""
-        table = COST_TABLES[HEADLINE]
         macs = sum(dense_macs(self.graph, *self.grids.shape[1:]).values())
-        return table.ac_pj / (macs * table.mac_pj)
+        return share_of_dense(1, macs, COST_TABLES[HEADLINE])
 
 
 def with_margin(bundle: Bundle, size: tuple[int, int], margin: float) -> Bundle:

@@ -3,6 +3,7 @@ operations."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +18,12 @@ from evburst.app.inference import Inference
 from evburst.app.runs import block_side
 from evburst.app.scoring import Score, scoring_of
 from evburst.data.datasets import Dataset
-from evburst.data.representations.voxel_grid import blocked_size, padded_size
 from evburst.data.stats import SpikeStats
-from evburst.eval.energy import COST_TABLES, synaptic_ops
+from evburst.eval.energy import COST_TABLES, share_of_dense, synaptic_ops
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED
 from evburst.models.graph import Graph, Runner
-from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
 from evburst.models.tasks import divergence
 
@@ -48,12 +47,9 @@ class Measurement:
     divergence: float | None = None
 
 
-def score(
-    bundle: Bundle, windows: Dataset, ann: bool = False, timesteps: int | None = None, engine: str = "auto"
-) -> tuple[Score, float]:
+def score(bundle: Bundle, windows: Dataset, ann: bool = False) -> tuple[Score, float]:
     """Return the AP (COCO) or top-1 over labelled windows, and the synaptic operations per window (0 for the ANN)."""
-    detector = GridDetector(bundle, SCORED, ann=ann, timesteps=timesteps, engine=engine)
-    result, stats = score_detector(detector, windows)
+    result, stats = score_detector(GridDetector(bundle, SCORED, ann=ann), windows)
     return result, _operations(stats)
 
 
@@ -114,12 +110,10 @@ def compare_with_ann(bundle: Bundle, windows: Dataset, split: str) -> dict[str, 
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
         results[name] = {**figures, "per_class": scored.per_class}
-    size = windows.spec.sensor_size
-    width, height = padded_size(blocked_size(size, block_side(0, size, bundle.trained_size)), bundle.stride)
-    macs = sum(dense_macs(bundle.graph, bundle.voxel.channels, height, width).values())
-    operations = _operations(_spikes(snn))
+    stats = _spikes(snn)
+    operations, macs = _operations(stats), sum(stats[0].dense_macs.values()) if stats else math.inf
     results["snn"]["energy_of_ann"] = {
-        name: round(operations * table.ac_pj / (macs * table.mac_pj), 4) for name, table in COST_TABLES.items()
+        name: round(share_of_dense(operations, macs, table), 4) for name, table in COST_TABLES.items()
     }
     loss = scoring.loss(ann.labels, ann.predictions, snn.predictions, ann.names, classes)
     bounds = {name: None if value is None else round(value, 2) for name, value in (("low", loss.low), ("high", loss.high))}

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from evburst.app.evaluate.predict import PartResult, Predictor
 from evburst.app.outputs.render import events_picture
 from evburst.data.datasets import Part
-from evburst.eval.matching import match_predictions
+from evburst.eval.matching import SHOWN_SCORE, match_predictions
 from evburst.eval.protocol import Frame, Protocol, match
 from evburst.eval.report.write import ReportPicture
 from evburst.models.bundle import Bundle
 from evburst.models.graph import Node
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
-SCORE = 0.3
 _EACH = 4
 _LABEL, _PREDICTION = (120, 220, 90), (60, 150, 255)
 _WIDTH = 560
@@ -40,7 +39,7 @@ class _Candidate:
 def best_and_worst(
     predictor: Predictor, parts: Sequence[tuple[Part, PartResult]], protocol: Protocol
 ) -> tuple[list[ReportPicture], int]:
-    """Draw the _EACH labelled windows with the best and with the worst F1 at score 0.3 and IoU 0.5.
+    """Draw the _EACH labelled windows with the best and with the worst F1 at SHOWN_SCORE and an IoU of 0.5.
 
     Ties are ordered by the number of labels, then by IoU.
 
@@ -52,7 +51,7 @@ def best_and_worst(
     worst: list[_Candidate] = []
     for part, result in parts:
         frames, _ = match([result.boxes], protocol, spec.sensor_size)
-        matches = match_predictions(frames, len(spec.classes), SCORE)
+        matches = match_predictions(frames, len(spec.classes))
         times = result.boxes.times_us
         candidates = [
             _Candidate(float(f1), len(frame.labels), float(iou), part.items[int(np.flatnonzero(times == frame.t_us)[0])], frame)
@@ -102,7 +101,7 @@ def _draw(predictor: Predictor, candidate: _Candidate, best: bool) -> ReportPict
     scale = max(1, round(_WIDTH / spec.sensor_size.width))
     picture = events_picture(grid, spec.sensor_size, scale)
     for rows, colour, thickness in ((candidate.frame.labels, _LABEL, 3), (candidate.frame.predictions, _PREDICTION, 2)):
-        for row in rows[rows["class_confidence"] >= SCORE] if rows is candidate.frame.predictions else rows:
+        for row in rows[rows["class_confidence"] >= SHOWN_SCORE] if rows is candidate.frame.predictions else rows:
             x0, y0 = round(float(row["x"]) * scale), round(float(row["y"]) * scale)
             x1, y1 = round(float(row["x"] + row["w"]) * scale), round(float(row["y"] + row["h"]) * scale)
             cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thickness, cv2.LINE_AA)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from evburst.app.dataset_runs import concatenate, run_batches
 from evburst.app.inference import BATCH, Inference, Stats, WindowResult
@@ -40,9 +41,7 @@ from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Memory
 from evburst.models.runtime import ENGINES
-from evburst.models.spiking.cost import dense_macs
 from evburst.models.spiking.network import SpikingNetwork
-from evburst.models.tasks import Prediction, task_of
 
 _APART_US = 1_000_000
 _VERSION = 6
@@ -101,25 +100,15 @@ class PartResult:
         return cls(boxes, _stats_from_arrays(arrays), int(arrays["idle"]), faults, arrays["scores"], tuple(names))
 
 
-class _CountingAnn:
-    """The ANN as a GridNetwork that also counts the operations of hardware that skips zeros."""
+class _CountingAnn(GridDetector):
+    """The ANN, which also counts the operations of hardware that skips zeros."""
 
     def __init__(self, bundle: Bundle, post: PostConfig, device: str) -> None:
-        self.classes, self.stride, self.has_memory = bundle.head.classes, bundle.stride, bool(bundle.graph.memories)
-        self._bundle, self._post, self._device = bundle, post, torch.device(device)
-        self._runner = ActivityRunner(bundle.graph.on(self._device))
+        super().__init__(bundle, post, ann=True, device=device)
+        self._runner = ActivityRunner(bundle.graph.on(self.device))
 
-    def detect(
-        self, grids: NDArray[np.uint8], sensor_size: SensorSize, t_us: Sequence[int], memory: Memory | None = None
-    ) -> tuple[Sequence[Prediction], ActivityStats]:
-        """See GridNetwork."""
-        maps, activity = self._runner.run(torch.from_numpy(grids).to(self._device).float(), memory)
-        head = self._bundle.head
-        return task_of(head).decode(maps, head, self._post, sensor_size, t_us), activity
-
-    def dense_macs(self, height: int, width: int) -> int:
-        """See GridNetwork."""
-        return sum(dense_macs(self._bundle.graph, self._bundle.voxel.channels, height, width).values())
+    def _run(self, x: Tensor, count: bool, memory: Memory | None) -> tuple[list[Tensor], ActivityStats]:
+        return self._runner.run(x.float(), memory)
 
 
 class EvaluatedNetwork:

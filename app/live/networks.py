@@ -11,7 +11,7 @@ from evburst.app.live.sources import NO_EVENTS
 from evburst.app.runs import load_weights, open_inference
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.models.bundle import Bundle
-from evburst.models.detector import GridDetector
+from evburst.models.detector import GridDetector, resolve_timesteps
 
 
 class Prepared(NamedTuple):
@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
     @property
     def timesteps(self) -> int | None:
         """T; None for the ANN."""
-        return None if self.detect.ann else self.detect.timesteps or self.bundle.parameters.timesteps
+        return None if self.detect.ann else resolve_timesteps(self.bundle, False, self.detect.timesteps)
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ class LatencyHistogram:
 
 def _kind(network: Prepared) -> tuple[object, ...]:
     """Return what must be the same for energies to be added."""
-    return network.detect.ann, network.detect.weights, network.detect.timesteps
+    return network.detect.ann, network.detect.weights, network.timesteps
 
 
 class RunTotals:

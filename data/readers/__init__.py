@@ -207,12 +207,11 @@ def recording_suffixes() -> frozenset[str]:
     return frozenset(SUFFIXES) | {".bin"}
 
 
-def recognise_format(path: Path, format: str | None = None) -> str:
-    """Return the name of a file's format: `format` if given, else by content, else by name; raises as `open_events` does."""
-    _check_format(format)
+def recognise_format(path: Path) -> str:
+    """Return the name of a file's format, by content, else by name; raises as `open_events` does."""
     if is_pipe(path):
         raise EventFileError(f"{path}: a pipe, not a regular file: its format cannot be determined without consuming it")
-    return _recognise(path, _read_head(path), format)
+    return _recognise(path, _read_head(path), None)
 
 
 def _recognise(path: Path, head: bytes, format: str | None) -> str:

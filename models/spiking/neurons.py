@@ -33,6 +33,10 @@ from torch import Tensor
 from evburst.data._numba import njit
 
 
+DIVISION_TOLERANCE = 1e-4
+"""Absorbs rounding where a threshold divides the ceiling of an activation exactly."""
+
+
 @dataclass(frozen=True, eq=False)
 class NeuronLayer:
     """Parameters of one layer of burst neurons.
@@ -60,8 +64,8 @@ class NeuronLayer:
 
     @property
     def burst_limits(self) -> Tensor:
-        """`(C,)` float32 burst limits: phi, or less under a ceiling. The 1e-4 absorbs rounding if theta divides it exactly."""
-        return torch.floor(self.ceiling / self.theta + 1e-4).clamp(1, self.phi)
+        """`(C,)` float32 burst limits: phi, or less under a ceiling."""
+        return torch.floor(self.ceiling / self.theta + DIVISION_TOLERANCE).clamp(1, self.phi)
 
 
 def burst_step(v_mem: Tensor, current: Tensor, theta: Tensor, limits: Tensor | int) -> tuple[Tensor, Tensor]:

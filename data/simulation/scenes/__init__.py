@@ -26,6 +26,9 @@ class Scene(Protocol):
         ...
 
 
+_WARM_UP_STEPS = 3
+
+
 def record(
     scene: Scene,
     config: SimulatorConfig,
@@ -33,14 +36,13 @@ def record(
     t1_us: int,
     step_us: int,
     seed: int = 0,
-    warm_up_steps: int = 3,
 ) -> Events:
     """Simulate the events of [t0_us, t1_us) that a sensor records of a scene.
 
-    The sensor starts `warm_up_steps` before t0_us, so that its pixels are not in their initial state when the recording begins.
+    The sensor starts _WARM_UP_STEPS before t0_us, so that its pixels are not in their initial state when the recording begins.
     """
     sensor = EventSimulator(scene.sensor_size, config, seed)
-    times = range(t0_us - warm_up_steps * step_us, t1_us + step_us, step_us)
+    times = range(t0_us - _WARM_UP_STEPS * step_us, t1_us + step_us, step_us)
     parts = [(t, sensor.step(scene.render(t), t)) for t in times]
     events = joined(part for t, part in parts if t > t0_us)
     return events[events["t"] < t1_us]

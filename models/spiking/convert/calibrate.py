@@ -46,7 +46,7 @@ from evburst.models.spiking.integer_form import (
     whole_weights,
 )
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
-from evburst.models.spiking.neurons import NeuronLayer, burst_scan_fused, over_time
+from evburst.models.spiking.neurons import DIVISION_TOLERANCE, NeuronLayer, burst_scan_fused, over_time
 from evburst.models.spiking.rounding import Sizes, input_sizes, rounded
 
 LEVELS = {"none": False, "light": True, "advanced": True}
@@ -357,7 +357,9 @@ def _squared_errors(currents, expected, weights, largest, ratios, timesteps, phi
         for r in range(len(ratios)):
             step = np.float32(ratios[r] * largest[c] / timesteps)
             inverse = one / step
-            levels = np.float32(timesteps * min(phi, max(1.0, np.floor(ceiling / (ratios[r] * largest[c]) + 1e-4))))
+            levels = np.float32(
+                timesteps * min(phi, max(1.0, np.floor(ceiling / (ratios[r] * largest[c]) + DIVISION_TOLERANCE)))
+            )
             total = 0.0
             for k in range(size):
                 emitted = min(max(np.floor(currents[c, k] * inverse + half), -levels), levels) * step
