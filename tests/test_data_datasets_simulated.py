@@ -170,6 +170,51 @@ def test_the_cache_tells_sensors_and_labels_apart(tmp_path: Path) -> None:
     assert len(list((root / "cache").iterdir())) == 4
 
 
+def test_windows_of_changed_labels_or_pictures_are_simulated_again(tmp_path: Path) -> None:
+    root, identities = street_folder(tmp_path), set[str]()
+
+    def found(is_new: bool) -> list[list[float]]:
+        windows = SimulatedWindows(root, SPECS["street"], SimulatedConfig(), 50_000, "val", 0, root / "cache")
+        identities.add(windows.parts()[0].identity)
+        assert windows.is_new == is_new
+        return [box for item in windows for box in item.boxes.boxes_xyxy.tolist()]
+
+    with simulated_here():
+        before = found(True)
+        assert found(False) == before
+        path, (train, val) = root / "boxes.csv", (root / "images" / "voc" / f"{name}.png" for name in ("train0", "val0"))
+        *rows, last = path.read_text().splitlines()
+        x1 = last.split(",")[9]
+        path.write_text("\n".join([*rows, last.replace(f",{x1},", f",{int(x1) - 30},")]) + "\n")
+        assert found(True) != before
+        os.utime(train, ns=(0, 0))
+        found(False)  # which shows no picture of another split
+        os.utime(val, ns=(0, 0))
+        found(True)
+        cv2.imwrite(str(val), np.zeros((240, 320), np.uint8))
+        assert found(True) != before
+    assert len(identities) == 4
+
+
+@pytest.mark.parametrize("what", ["words.npy", "index.npy", "boxes.npy", "names.json"])
+def test_damaged_windows_in_the_cache_are_simulated_again(tmp_path: Path, what: str) -> None:
+    root = street_folder(tmp_path)
+
+    def found() -> list[tuple[str, list[list[int]]]]:
+        windows = SimulatedWindows(root, SPECS["street"], SimulatedConfig(), 50_000, "train", 2, root / "cache")
+        return [(item.name, item.window.words.tolist()) for item in windows]
+
+    with simulated_here():
+        before = found()
+        (path,) = (root / "cache").glob(f"*/00000_{what}")
+        content = path.read_bytes()
+        header = b"\x93NUMPY\x01\x00v\x00" + b"{" * 118  # of which NumPy says tokenize.TokenError
+        for damage in (content[:-1], b"", b"PK\x03\x04", header, None):
+            path.unlink() if damage is None else path.write_bytes(damage)
+            assert found() == before, damage
+            assert path.read_bytes() == content
+
+
 def test_pictures_whose_names_opencv_cannot_open_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = street_folder(tmp_path / "Straße")
     monkeypatch.setattr(cv2, "imread", lambda path, *_: None)  # as there

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -224,6 +225,18 @@ class PictureFolder:
                     rows[name] = {path.name: [] for path in paths}
         self.sets = {name: sorted(files.items()) for name, files in rows.items()}
 
+    def digest(self, sets: Collection[str]) -> str:
+        """Return a digest of the labels of these sets, and of the sizes and times of their pictures, of which none is read."""
+        digest = hashlib.sha256()
+        for name, files in self.sets.items():
+            for file, rows in files if name in sets else ():
+                state: tuple[int, ...] = ()
+                with suppress(OSError):  # reading the picture says why
+                    found = self._path(name, file, rows).stat()
+                    state = found.st_size, found.st_mtime_ns
+                digest.update(json.dumps([name, file, rows, state]).encode())
+        return digest.hexdigest()
+
     def draw(self, set_name: str, rng: np.random.Generator) -> Picture:
         """Return a random picture of the set."""
         file, rows = self.sets[set_name][rng.integers(len(self.sets[set_name]))]
@@ -238,8 +251,11 @@ class PictureFolder:
         """Return a picture by its index in its set."""
         return self._read(set_name, *self.sets[set_name][number])
 
+    def _path(self, set_name: str, file: str, rows: list[Row]) -> Path:
+        return self._root / (rows[0]["path"] if self.spec.whole else Path("images") / set_name / file)
+
     def _read(self, set_name: str, file: str, rows: list[Row]) -> Picture:
-        path = self._root / (rows[0]["path"] if self.spec.whole else Path("images") / set_name / file)
+        path = self._path(set_name, file, rows)
         grey = None
         with suppress(OSError, cv2.error):  # of an empty file
             # Not imread, which on Windows opens no name with other letters than those of the system's language.

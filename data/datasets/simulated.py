@@ -1,9 +1,10 @@
 """Windows simulated from labelled pictures: computed once in parallel, cached as events, with random access.
 
 The root is a PictureFolder. Window i of a split is a pure function of (root's pictures, configuration, length, seed, i), so the
-cache can be deleted at any time. For training, pictures are drawn at random, up to four per scene; for validation and
-evaluation, every picture is shown once, alone. A scene has one window, or with `sequence` several consecutive ones: windows
-0 to L - 1 are the first scene, L to 2 L - 1 the second.
+cache can be deleted at any time. Its folders are named after all of these, so that changed labels or pictures have new windows.
+For training, pictures are drawn at random, up to four per scene; for validation and evaluation, every picture is shown once,
+alone. A scene has one window, or with `sequence` several consecutive ones: windows 0 to L - 1 are the first scene, L to 2 L - 1
+the second.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow, Part, evenly_spread
+from evburst.data.datasets.blocks import Block, read_block, write_block
 from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.encoding import pack
-from evburst.data.errors import ConfigError, SettingValueError
+from evburst.data.errors import ConfigError, DataError, SettingValueError
 from evburst.data.events import Events, EventWindow, SensorSize
-from evburst.data.files import replacing
 from evburst.data.simulation.scenes import Scene, record
 from evburst.data.simulation.scenes.picture import IGNORE
 from evburst.data.simulation.scenes.saccades import SACCADE_US, SaccadeConfig, SaccadeScene
@@ -41,7 +42,7 @@ from evburst.data.simulation.scenes.stills import StillScene, StillSceneConfig
 from evburst.data.simulation.sensor import SimulatorConfig
 
 _BLOCK = 64
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -249,13 +250,14 @@ class SimulatedWindows:
         n_windows = scenes * config.sequence
         labels = sorted(spec.source_names.items()), sorted(spec.ignored_names)
         shown_as = [spec.name, list(spec.sensor_size), *labels]
-        key = [_VERSION, _BLOCK, str(root.resolve()), shown_as, asdict(config), window_us, split, seed]
+        key = [_VERSION, _BLOCK, str(root.resolve()), folder.digest(shown), shown_as, asdict(config), window_us, split, seed]
         identity = json.dumps(key + ([numbers] if numbers else []), sort_keys=True)
         self._folder = cache / hashlib.sha256(identity.encode(errors="surrogatepass")).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "config.json").write_text(identity, encoding="utf-8", errors="backslashreplace")
         n_blocks = -(-n_windows // _BLOCK)
-        missing = [block for block in range(n_blocks) if not self._path(block).exists()]
+        self._blocks = {block: found for block in range(n_blocks) if (found := read_block(self._folder, block))}
+        missing = [block for block in range(n_blocks) if block not in self._blocks]
         if missing:
             make_block = partial(_make_block, root, spec, config, window_us, split, seed, self._folder, numbers)
             with ProcessPoolExecutor(_processes(workers), get_context("spawn"), _begin_worker) as pool:
@@ -263,21 +265,16 @@ class SimulatedWindows:
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
         self.is_new = len(missing) == n_blocks
         self._n = n_windows
-        self._words = [np.load(self._path(block), mmap_mode="r") for block in range(n_blocks)]
-        self._offsets = [np.load(self._path(block, "index")) for block in range(n_blocks)]
-        self._boxes = [np.load(self._path(block, "boxes")) for block in range(n_blocks)]
-        self._names = [self._read_names(block) for block in range(n_blocks)]
+        for block in missing:
+            made = read_block(self._folder, block)
+            if made is None:
+                raise DataError(f"{self._folder}: windows that were just written cannot be read; is the disk damaged?")
+            self._blocks[block] = made
 
     def delete(self) -> None:
         """Delete the windows from the cache; this object can no longer be read."""
-        self._words.clear()  # Windows deletes no file that is mapped
+        self._blocks.clear()  # Windows deletes no file that is mapped
         shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _read_names(self, block: int) -> list[str]:
-        return self._path(block, "names").with_suffix(".txt").read_text("utf-8", errors="surrogatepass").split("\n")
-
-    def _path(self, block: int, what: str = "words") -> Path:
-        return self._folder / f"{block:05d}_{what}.npy"
 
     def __len__(self) -> int:
         return self._n
@@ -285,14 +282,15 @@ class SimulatedWindows:
     def __getitem__(self, i: int) -> LabelledWindow:
         if not 0 <= i < self._n:
             raise IndexError(i)
-        block, k = divmod(i, _BLOCK)
-        first, last = self._offsets[block][k : k + 2]
-        rows = self._boxes[block][self._boxes[block][:, 0] == k]
+        number, k = divmod(i, _BLOCK)
+        block = self._blocks[number]
+        first, last = block.offsets[k : k + 2]
+        rows = block.boxes[block.boxes[:, 0] == k]
         scores, labels = np.ones(len(rows), np.float32), rows[:, 5].astype(np.int64)
         t0_us = i % self._per_scene * self._window_us
         boxes = Detections(rows[:, 1:5].astype(np.float32), scores, labels, t0_us + self._window_us)
-        window = EventWindow(t0_us, t0_us + self._window_us, self._words[block][first:last])
-        return LabelledWindow(window, boxes, self._names[block][k])
+        window = EventWindow(t0_us, t0_us + self._window_us, block.words[first:last])
+        return LabelledWindow(window, boxes, block.names[k])
 
     def labels(self, i: int) -> Detections:
         """See Dataset."""
@@ -347,7 +345,7 @@ def _make_block(
     numbers: list[int] | None,
     block: int,
 ) -> None:
-    """Simulate one block of windows and write it; `words` is written last, so its presence means that the block is complete.
+    """Simulate one block of windows and write it.
 
     A block is always simulated as a whole, so that a larger dataset can extend it, unless `numbers` selects the windows.
     """
@@ -368,8 +366,5 @@ def _make_block(
             rows += [[len(names), *box, label] for box, label in zip(item.boxes.boxes_xyxy, item.boxes.labels, strict=True)]
             names.append(item.name)
             offsets.append(offsets[-1] + len(item.window))
-    np.save(folder / f"{block:05d}_index.npy", np.array(offsets))
-    np.save(folder / f"{block:05d}_boxes.npy", np.array(rows, np.float32).reshape(-1, 6))
-    (folder / f"{block:05d}_names.txt").write_text("\n".join(names), encoding="utf-8", errors="surrogatepass")
-    with replacing(folder / f"{block:05d}_words.npy") as part:
-        np.save(part, np.concatenate(words))
+    boxes = np.array(rows, np.float32).reshape(-1, 6)
+    write_block(folder, block, Block(np.concatenate(words), np.array(offsets), boxes, names))
