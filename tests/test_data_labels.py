@@ -15,7 +15,6 @@ from evburst.data.datasets import SPECS
 from evburst.data.datasets.labels import LABEL_FILES, ClassMatcher, LabelFile, parse_classes, with_own_classes
 from evburst.data.datasets.layouts import ONE_MPX_CLASSES
 from evburst.data.errors import ConfigError, LabelError
-from evburst.data.events import SensorSize
 
 STREET = SPECS["street"]
 ROWS = [(1000, "car", [1, 2, 31, 42]), (1000, "Person", [0, 0, 5, 5]), (2000, "car", [-5, 3, 10, 10])]
@@ -143,7 +142,10 @@ COCO = [
     ({"images": [{"id": 1, "t_us": -4}]}, "image 1: the time is -4"),
     ({"images": [{"id": 1, "t_us": float("inf")}]}, "image 1: the time is inf"),
     ({"images": [{"id": 1, "t_us": "soon"}]}, "image 1: the time is 'soon'"),
-    ({"images": [{"id": 1, "width": 9, "height": 9}, {"id": 2, "width": 8, "height": 9}]}, "pictures of several sizes"),
+    ({"images": [{"id": k, "t_us": k, "width": k, "height": 9} for k in (1, 2)]}, "pictures of several sizes"),
+    ({"images": [{"id": k, "file_name": f"{k}.png"} for k in (1, 2, 3)]}, "3 pictures state no time, as '1.png': give each"),
+    ({"images": [{"id": k, "t_us": None} for k in (1, 2)]}, "2 pictures state no time"),
+    ({"images": [{"id": 1, "width": 9.5, "height": 9}]}, "the picture's size is 9.5 x 9"),
     ({"images": [{"id": 1, "width": -9, "height": 9}]}, "the picture's size is -9 x 9"),
 ]  # fmt: skip
 
@@ -167,22 +169,26 @@ def test_coco_pictures_at_the_same_time_are_one_instant(tmp_path: Path) -> None:
 
 def test_coco_pictures_are_of_the_time_in_their_name(tmp_path: Path) -> None:
     """As `evburst events frames` names them, also below a folder and behind what a labelling program writes before it."""
-    names = ["4f-a_000000500000us.png", "p/a_000001000000us.PNG", "a_000000500000us.png", "a_000002000000us.png", "a.png"]
+    names = ["4f-a_000000500000us.png", "p/a_000001000000us.PNG", "a_000000500000us.png", "a_000002000000us.png"]
+    names += ["a_000001000000us_png.rf.1abc.jpg", "a_100us_exposed.png"]
     pictures = [{"id": k, "file_name": name} for k, name in enumerate(names)]
     pictures[3]["t_us"] = 70
-    found = [{"image_id": k, "category_id": 3, "bbox": [k, 1, 2, 3]} for k in range(5)]
+    found = [{"image_id": k, "category_id": 3, "bbox": [k, 1, 2, 3]} for k in range(6)]
     (tmp_path / "a.json").write_text(json.dumps(coco(images=pictures, annotations=found)))
     instants = LABEL_FILES[".json"](tmp_path / "a.json").instants
     assert [(instant.t_us, instant.boxes_xyxy[:, 0].tolist()) for instant in instants] == [
-        (70, [3]), (500_000, [0, 2]), (1_000_000, [1]), (None, [4]),
+        (70, [3]), (500_000, [0, 2]), (1_000_000, [1, 4]), (None, [5]),
     ]  # fmt: skip
 
 
 def test_coco_and_voc_say_the_sensors_size(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text(json.dumps(coco(images=[{"id": 1, "width": 346, "height": 260}])))
-    assert LABEL_FILES[".json"](tmp_path / "a.json").sensor_size == SensorSize(346, 260)
-    (tmp_path / "a.xml").write_text("<annotation><size><width>346</width><height>260</height></size></annotation>")
-    assert LABEL_FILES[".xml"](tmp_path / "a.xml").sensor_size == SensorSize(346, 260)
+    for width, height, size in ((346, 260, (346, 260)), (346.0, 260, (346, 260)), (0, 0, None), ("", " ", None)):
+        sides = {} if width == "" else {"width": width, "height": height}
+        (tmp_path / "a.json").write_text(json.dumps(coco(images=[{"id": 1, **sides}])))
+        assert LABEL_FILES[".json"](tmp_path / "a.json").sensor_size == size
+        text = f"<annotation><size><width>{width}</width><height>{height}</height></size></annotation>"
+        (tmp_path / "a.xml").write_text(text)
+        assert LABEL_FILES[".xml"](tmp_path / "a.xml").sensor_size == size
     (tmp_path / "a.xml").write_text("<annotation><size><width>346</width></size></annotation>")
     with pytest.raises(LabelError, match="the picture's size is 346 x 0"):
         LABEL_FILES[".xml"](tmp_path / "a.xml")

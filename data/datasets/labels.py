@@ -6,7 +6,7 @@ def prophesee(path): ...
     NAME_bbox.npy   Prophesee: structured array with class ids; several times
     NAME_bbox.csv   columns t_us, class (a name or a number) and x, y, w, h or x0, y0, x1, y1 in pixels; several times
     NAME.json       COCO; time of an image's boxes: its `t_us`, or else the end of its `file_name`, as in a_000000500000us.png,
-                    or else the recording's end; `width`, `height`: the sensor
+                    or else, of one image, the recording's end; `width`, `height`: the sensor
     NAME.xml        Pascal VOC, boxes at the recording's end; `size` is the sensor
 
 `ClassMatcher` maps these names to the classes of a dataset: by name, never by the order of another dataset's classes.
@@ -39,8 +39,8 @@ from evburst.data.readers import recording_suffixes
 _LOG = logging.getLogger(__name__)
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _LONG_NUMBER = 20
-_TIMED_PICTURE = re.compile(r".*_(\d{1,18})us\.\w+", re.DOTALL)
-"""Name of a picture that ends in a time, as `evburst events frames` writes it."""
+_TIMED_PICTURE = re.compile(r".*_(\d{1,18})us(?:\.\w+|(?<=\d{12}us)[._-].*)", re.DOTALL)
+"""Name of a picture that ends in a time, as `evburst events frames` writes it, and perhaps in what an exporter appends."""
 IGNORED_CLASS = "ignore"
 """Mapping target of classes whose boxes are dropped on purpose."""
 
@@ -162,12 +162,20 @@ def coco(path: Path) -> LabelFile:
                     raise LabelError(f"{where}: {what} {value!r} is not in the file (known: {_join(known)})")
             rows[annotation["image_id"]].append((_box(where, annotation["bbox"], True), names[annotation["category_id"]]))
         by_time: dict[int | None, list[tuple[list[float], str | int]]] = {}
+        timeless: list[Any] = []
         for number, image in images.items():
             t = _time_of(f"{path}: image {number}", image)
             by_time.setdefault(t, []).extend(rows[number])
+            timeless += [image.get("file_name", number)] if t is None else []
+        if len(timeless) > 1:
+            raise LabelError(
+                f"{path}: {len(timeless)} pictures state no time, as {str(timeless[0])[:100]!r}: give each a `t_us` in "
+                "microseconds, or a `file_name` that ends in it, as in a_000000500000us.png; one picture without is of the "
+                "recording's end"
+            )
         instants = sorted(by_time.items(), key=lambda item: (item[0] is None, item[0] or 0))
         found = (_named_boxes(t, [box for box, _ in own], [name for _, name in own]) for t, own in instants)
-        sizes = {(image.get("width"), image.get("height")) for image in images.values()} - {(None, None)}
+        sizes = {(image.get("width"), image.get("height")) for image in images.values()}
         return LabelFile(tuple(found), _sensor_size(path, sizes))
     except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise LabelError(
@@ -205,10 +213,10 @@ def pascal_voc(path: Path) -> LabelFile:
             corners = [annotation.findtext(f"bndbox/{name}", "") for name in ("xmin", "ymin", "xmax", "ymax")]
             boxes.append(_box(f"{path}: object {k}", corners, False))
             names.append(annotation.findtext("name", "").strip())
-        size = tuple(int(tree.findtext(f"size/{side}", "0")) for side in ("width", "height"))
+        size = tuple(float(tree.findtext(f"size/{side}", "").strip() or 0) for side in ("width", "height"))
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise LabelError(f"{path}: not a Pascal VOC label ({error})") from None
-    return LabelFile((_named_boxes(None, boxes, names),), _sensor_size(path, {size} - {(0, 0)}))
+    return LabelFile((_named_boxes(None, boxes, names),), _sensor_size(path, {size}))
 
 
 class ClassMatcher:
@@ -345,7 +353,8 @@ def _whole_time(where: str, value: Any) -> int:
 
 
 def _sensor_size(path: Path, sizes: set[Any]) -> SensorSize | None:
-    """Return the sensor's size if the file states exactly one."""
+    """Return the sensor's size if the file states exactly one; without numbers, or with zeros, a size is none."""
+    sizes = {tuple(_whole(side) for side in size) for size in sizes} - {(None, None), (0, 0)}
     if not sizes:
         return None
     if len(sizes) > 1:
@@ -354,6 +363,10 @@ def _sensor_size(path: Path, sizes: set[Any]) -> SensorSize | None:
     if not all(isinstance(side, int) and 0 < side <= MAX_SENSOR_SIDE for side in (width, height)):
         raise LabelError(f"{path}: the picture's size is {width!r} x {height!r}; expected 1 to {MAX_SENSOR_SIDE} pixels each")
     return SensorSize(width, height)
+
+
+def _whole(side: Any) -> Any:
+    return int(side) if isinstance(side, float) and side.is_integer() else side
 
 
 def _join(values: Any) -> str:
