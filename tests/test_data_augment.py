@@ -11,6 +11,7 @@ from evburst.data.boxes import Detections
 from evburst.data.datasets import LabelledWindow
 from evburst.data.datasets.augment import AugmentConfig, augment
 from evburst.data.encoding import pack_relative, unpack
+from evburst.data.errors import SettingValueError
 from evburst.data.events import EVENT_DTYPE, EventWindow, SensorSize
 
 SIZE = SensorSize(64, 48)
@@ -49,6 +50,17 @@ def test_events_stay_in_their_boxes_and_on_the_sensor(seed: int, what: str) -> N
     assert inside.any(1).all()
     if len(boxes):
         assert len(events)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mirror", 1.1), ("mosaic", -0.1), ("zoom_range", (0.0, 0.0)), ("zoom_range", (-2.0, -1.0)), ("stretch_range", (1.5, 1.0)),
+     ("stretch_range", (0.0, 0.0)), ("noise_hz", -1.0), ("shift_to", -1.0), ("rotate_deg", -1.0), ("shake_px", -1.0),
+     ("min_side_px", -1.0), ("thin_to", 7.0), ("thin_to", -0.1), ("min_visible", 1.1), ("repeat_to", 0.5)],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(name: str, value: object) -> None:
+    with pytest.raises(SettingValueError, match=name):
+        AugmentConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def boxes_item(*boxes: tuple[float, ...]) -> LabelledWindow:

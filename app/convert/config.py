@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evburst.data.datasets.registry import MAX_SEED
 from evburst.data.errors import SettingValueError
 from evburst.data.readers import ReadOptions
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
@@ -45,7 +46,7 @@ class ConvertConfig:
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
         pick: instead: number of a point of the frontier, as in NAME_frontier.csv.
-        calibration_windows: windows of the split "train" for calibration.
+        calibration_windows: windows of the split "train" for calibration; 0: all.
         sensitivity_windows: how many of those are used to measure sensitivities.
         advanced_windows: windows of the split "train" for the gradient descent of advanced calibration, each used once and
             without labels (models/spiking/convert/distil.py); 0: no descent. Simulated windows are always fresh.
@@ -129,7 +130,13 @@ class ConvertConfig:
             "burst must be above 1": self.burst is None or self.burst > 1,
             "noise must be positive": self.noise is None or self.noise > 0,
             "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,
-            "seed must not be negative": self.seed >= 0,
+            "calibration_windows, advanced_windows and tuning_windows must not be negative": min(
+                self.calibration_windows, self.advanced_windows, self.tuning_windows
+            )
+            >= 0,
+            "sensitivity_windows must be positive": self.sensitivity_windows > 0,
+            "check_windows must be at least -1": self.check_windows >= -1,
+            f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
         }
         for message, holds in checks.items():
             if not holds:

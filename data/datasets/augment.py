@@ -27,6 +27,7 @@ from evburst.data.encoding import (
     x_of,
     y_of,
 )  # fmt: skip
+from evburst.data.errors import SettingValueError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.simulation.sensor import uniform_hash
 
@@ -77,6 +78,27 @@ class AugmentConfig:
     mosaic: float = 0.1
     min_visible: float = 0.35
     min_side_px: float = 8.0
+
+    def __post_init__(self) -> None:
+        chances = (
+            self.mirror, self.swap, self.zoom, self.shift, self.rotate, self.shake, self.stretch, self.thin, self.repeat,
+            self.erase, self.mosaic,
+        )  # fmt: skip
+        most = self.shift_to, self.rotate_deg, self.shake_px, self.noise_hz, self.min_side_px
+        checks = {
+            "mirror, swap, zoom, shift, rotate, shake, stretch, thin, repeat, erase and mosaic must be 0 to 1": all(
+                0 <= chance <= 1 for chance in chances
+            ),
+            "zoom_range and stretch_range must be positive, the lower limit first": all(
+                0 < low <= high for low, high in (self.zoom_range, self.stretch_range)
+            ),
+            "shift_to, rotate_deg, shake_px, noise_hz and min_side_px must not be negative": min(most) >= 0,
+            "thin_to and min_visible must be 0 to 1": all(0 <= share <= 1 for share in (self.thin_to, self.min_visible)),
+            "repeat_to must be at least 1": self.repeat_to >= 1,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise SettingValueError(message)
 
 
 def augment(
