@@ -190,17 +190,20 @@ def test_an_interrupted_evaluation_is_resumed(
     files = sorted((tmp_path / "out" / "parts").iterdir())
     assert len(files) == 2
     files[0].write_bytes(files[0].read_bytes()[:500])  # as if it had been killed while writing
+    content = files[1].read_bytes()
+    start = 30 + content[26] + content[28]  # behind the header of the first member of the archive
+    files[1].write_bytes(content[:start] + b"\xff" + content[start + 1 :])  # which no longer can be unpacked
     computed: list[str] = []
     original = PartResult.to_bytes
     monkeypatch.setattr(PartResult, "to_bytes", lambda self: computed.append("one") or original(self))  # type: ignore[func-returns-value]
     assert lasting(evaluated(capsys, *run)) == lasting(whole)
-    assert computed == ["one"]
+    assert computed == ["one", "one"]
     boxes = root / "val" / "17-03-30_12-53-58_1_60500000_bbox.npy"
     changed = np.load(boxes)
     changed["w"] += 5
     np.save(boxes, changed)
     evaluated(capsys, *run)
-    assert computed == ["one", "one"]  # new labels are seen
+    assert computed == ["one"] * 3  # new labels are seen
 
 
 @pytest.mark.slow

@@ -154,7 +154,8 @@ def test_an_epoch_that_is_repeated_replaces_its_row_of_the_log(folder: Path, cac
     flags = [*train_flags(folder, cache, tmp_path), *sets("schedule.warmup_steps=0")]
     assert train_main([*flags, "--set", "schedule.epochs=1"]) == 0
     log, first = tmp_path / "log.csv", (tmp_path / "log.csv").read_text()
-    log.write_text(first + first.splitlines()[1].replace("1,", "2,", 1) + "\n2,0.")
+    edited = first + first.splitlines()[1].replace("1,", "2,", 1) + "\n2,0."
+    log.write_bytes(b"\xef\xbb\xbf" + edited.replace("\n", ",\xb5s\n").encode("latin-1"))  # as a spreadsheet may leave it
     assert train_main([*flags, "--set", "schedule.epochs=2"]) == 0
     assert log.read_text().startswith(first)
     assert [row["epoch"] for row in csv.DictReader(log.read_text().splitlines())] == ["1", "2"]
@@ -188,6 +189,11 @@ def test_a_conversion_replaces_only_its_own_files_beside_the_weights(
         assert "was not written by evburst" in capsys.readouterr().err
     file.unlink()
     assert [convert("--budget", "0.5"), convert("--budget", "0.5")] == [0, 0]
+    if name == "sensitivity.npz":  # measured again if it is damaged
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"<f", b"<u", 1))
+        assert convert("--budget", "0.5") == 0
+        assert file.read_bytes() == content
 
 
 @pytest.mark.parametrize("name", ["report.json", "report.png", "frontier.csv", "frontier.png"])

@@ -37,6 +37,7 @@ from evburst.data.writers import write_events
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import PostConfig
+from evburst.models.graph import Runner
 from evburst.models.runtime.int8.simd.emit import AVAILABLE
 from evburst.models.spiking.integer_form import integer_form
 from tests.test_docs import PAGES
@@ -158,6 +159,11 @@ def test_a_network_of_ones_own_becomes_a_weights_file(tmp_path: Path, capsys: py
     assert fast_counted is not None
     assert counted.spikes_per_neuron.tolist() == fast_counted.spikes_per_neuron.tolist()
     module = example.Direction()
+    saved = example.convert(module, grids)
+    saved.save(tmp_path / "again.safetensors")
+    loaded = Bundle.load(tmp_path / "again.safetensors")
+    for one, other in zip(*(Runner(bundle.graph)(grids) for bundle in (saved, loaded)), strict=True):
+        assert torch.equal(one, other)
     module.features[2] = torch.nn.SiLU()
     with pytest.raises(ConversionError, match="silu"):
         example.convert(module, grids)

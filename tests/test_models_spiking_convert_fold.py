@@ -79,8 +79,11 @@ def test_no_batch_norm_is_left_and_names_are_the_modules(network: nn.Module) -> 
 
 def test_training_mode_is_restored(network: nn.Module) -> None:
     network.train()
+    next(network.children()).eval()  # frozen
+    before = [part.training for part in network.modules()]
     trace(network, torch.zeros(1, 4, 16, 16))
-    assert network.training
+    assert [part.training for part in network.modules()] == before
+    assert len({*before}) == 2
 
 
 def test_graph_survives_json(network: nn.Module, grid: Tensor) -> None:
@@ -154,6 +157,8 @@ class _HalfAdded(nn.Module):
         (nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 2, padding="same")), r"'layer\.1'.*even side is not symmetric"),
         (_Of(lambda x: x.relu()[:, ::2].repeat(1, 2, 1, 1)), r"'layer'.*a slice of axis 1 in steps of 2"),
         (_Of(lambda x: x.relu()[:, :, 1:]), r"'layer'.*a slice of axis 2"),
+        (_Of(lambda x: x.relu()[..., -8:]), r"'layer'.*a slice of axis 3"),  # all of the example, but not of other sizes
+        (_Of(lambda x: torch.ops.aten.slice(x.relu(), 2, 0, 8)), r"'layer'.*a slice of axis 2"),
         (_Of(lambda x: x.relu().half().float()), r"'layer'.*float16"),
         (nn.Sigmoid(), r"'layer'.*sigmoid"),
         (nn.MaxPool2d(3, 1, 1), r"'layer'.*max-pool must read spikes"),  # pooling currents is not pooling spikes
@@ -234,6 +239,7 @@ def test_other_ways_to_write_what_can_spike(layer: nn.Module) -> None:
         lambda x: x.squeeze(-1).squeeze(-1),
         lambda x: x.squeeze((2, 3)),
         lambda x: x[..., 0, 0],
+        lambda x: x[:, :, -1:].flatten(1),
         lambda x: torch.cat([x.flatten(1)[:, :2], x.flatten(1)[:, 2:]], -1),
     ],
 )

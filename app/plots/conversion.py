@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import Tensor
@@ -38,12 +40,12 @@ def save_table(path: Path, table: SensitivityTable, identity: str) -> None:
 def load_table(path: Path, identity: str, choices: tuple[Choice, ...]) -> SensitivityTable | None:
     """Read the sensitivity table of these candidates; None if there is none, or if it has another identity."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
             if str(file["identity"]) != identity:
                 return None
             layers = tuple(str(name) for name in file["layers"])
             return SensitivityTable(layers, choices, file["cost"], file["sensitivity"], int(file["batches"]))
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile, zlib.error):  # damaged
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ class Curves:
         _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
     def _rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the log; none if there is no log yet."""
+        """Return the rows of the log; none if there is no log yet, or if somebody has edited it so that it is no table."""
         if not self._log.exists():
             return []
-        with self._log.open(newline="", encoding="utf-8") as file:
+        with self._log.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
             return list(csv.DictReader(file))
+        return []
 
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""

@@ -51,7 +51,7 @@ def convert(module: nn.Module, grids: Tensor, timesteps: int = 1, phi_max: int =
         grids: `(N, 2 * bins, H, W)` float32 event counts of typical windows, for calibration; no labels.
         timesteps, phi_max: T, and the burst limit.
     """
-    ann = trace(module, grids)
+    ann = trace(module, grids).in_float16()  # as the file stores it
     spiking, parameters = calibrate(ann, record_targets(ann, grids), timesteps, Choice(phi_max))
     head = HeadSpec("classes", strides=(8,), reg_max=0, classes=("left", "right"))
     return Bundle(ann, spiking, parameters, head, VOXEL, record={"dataset": "moving bars"})

@@ -20,14 +20,14 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
     """Trace a detector whose `forward` returns a list of raw maps.
 
     Args:
-        module: the network. It is traced in evaluation mode; its own mode is restored.
+        module: the network. It is traced in evaluation mode; the modes of its parts are restored.
         example: `(N, C, H, W)` float32 of any size that the network accepts; the graph is not bound to that size.
 
     Raises:
         ConversionError: an operation has no known spiking equivalent, and the message names its module; or torch.export cannot
             trace the network.
     """
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     try:
         program = torch.export.export(module.eval(), (example,))
     except Exception as error:  # of torch, whose tracer raises errors of many classes, or of the network itself
@@ -37,7 +37,8 @@ def trace(module: nn.Module, example: Tensor) -> Graph:
             "and does the same whatever values they have"
         ) from error
     finally:
-        module.train(training)
+        for part, training in modes.items():  # which may differ: some are frozen
+            part.training = training
     return _Tracer(program).graph()
 
 
@@ -262,8 +263,9 @@ class _Tracer:
 
     def slice(self, item: FxNode) -> None:
         x, axis, start, stop, step = arguments(item, (0, None, None, 1), 1)
+        crops = axis_of(axis, item) > 1 and (start or stop not in (None, torch.iinfo(torch.int64).max))  # of some sizes
         start, stop, step = slice(start, stop, step).indices(shape_of(x)[axis])
-        if shape_of(item) == shape_of(x):
+        if shape_of(item) == shape_of(x) and (not crops or self._is_single(self._value(x))):
             self.same(item)
         elif axis_of(axis, item) == step == 1:
             self._emit(item, f"{path_of(item)}.part", "slice", (self._value(x),), start=start, stop=stop)
