@@ -130,12 +130,18 @@ def setting_names(kind: type) -> list[str]:
 
 def _unknown_message(kind: type, name: str, value: object, where: str) -> str:
     """Return the error message for an unknown name, with the full name of the nearest setting of `kind`."""
-    names = setting_names(kind)
+    names, is_dotted = setting_names(kind), "." in name
     while isinstance(value, dict) and len(value) == 1:  # section.name=value: extend the name while it is unambiguous
         ((inner, value),) = value.items()
         name = f"{name}.{inner}"
     near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
     near = near or difflib.get_close_matches(name.partition(".")[0], names, 1)
+    if near and is_dotted:  # in a file; --set divides names at their dots
+        *sections, setting = (where + near[0]).split(".")
+        text = f"{setting}: ..."
+        for section in reversed(sections):
+            text = f"{section}: {{{text}}}"
+        return f"unknown setting {where + name!r}: in a file, write it as {text}"
     top = [known for known in names if "." not in known]
     return f"unknown setting {where + name!r}" + (
         f"; did you mean {where + near[0]!r}?" if near else f"; known: {', '.join(top)}"

@@ -76,6 +76,7 @@ def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, cap
     tables = {
         "boxes.csv": "file,class,t0_us,t1_us,x0,y0,x1,y1\na.dat,car,0,5,1,1,2,2\n",
         "recordings.csv": "file,class,seconds,events\na.dat,car,1.5,9\n",
+        "yolo.txt": "0 0.5 0.5 0.2 0.1\n",
     }
     events = {"bare.csv": "1,1,1,1\n", "named.csv": "t,x,y,p\n1,1,1,1\n", "misnamed.csv": "t,x,y,q\n1,1,1,1\n", "void.csv": ""}
     comments = {

@@ -112,6 +112,8 @@ def test_a_setting_without_default_must_be_given() -> None:
         ("yes: 2\n", r"c\.yaml, line 1: unknown setting 'yes'"),
         ("null: 2\n", r"c\.yaml, line 1: unknown setting 'null'"),
         ("2026-01-02: 2\n", r"c\.yaml, line 1: unknown setting '2026-01-02'"),
+        ("voxel.bins: 2\n", r"c\.yaml, line 1: unknown setting 'voxel\.bins': in a file, write it as voxel: \{bins: \.\.\.\}$"),
+        ("voxel.bin: 2\n", r"write it as voxel: \{bins: \.\.\.\}$"),
         ("voxel: {1: 2}\n", r"c\.yaml, line 1: unknown setting 'voxel\.1'"),
     ],
 )

@@ -368,6 +368,19 @@ def test_a_recording_in_two_formats_is_refused(tmp_path: Path) -> None:
         times_of(tmp_path, "train", "cat")
 
 
+def test_labels_of_yolo_are_no_recording(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labelled_recording(tmp_path / "train" / "a.dat", {10: "cat"})
+    path = tmp_path / "train" / "a.txt"
+    for text in ("0 0.5 0.5 1 0.25\n1 0.1 0.2 0.3 0.4\n", "3 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n", ""):
+        path.write_text(text)
+        assert times_of(tmp_path, "train", "cat") == {"a.dat": [10]}
+    assert f"the first one: {path}: labels of YOLO are not read; export them as COCO, to a.json" in caplog.text
+    for text in ("10 0 1 1\n", "10 1 1 1 0.5\n", "0.1 0 1 0 1\n", "t x y p\n10 1 1 1\n"):  # events
+        path.write_text(text)
+        with pytest.raises(LabelError, match=r"a\.dat and a\.txt: keep one of the two"):
+            times_of(tmp_path, "train", "cat")
+
+
 def test_a_second_label_file_and_one_without_times_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labelled_recording(tmp_path / "train" / "a.dat", {10: "cat"})
     labelled_recording(tmp_path / "train" / "b.dat", {})

@@ -96,6 +96,16 @@ def is_label_file(path: Path) -> bool:
     return path.name.endswith(("_labels.csv", *(ending for ending in LABEL_FILES if ending.startswith("_"))))
 
 
+def is_yolo_label(line: bytes) -> bool:
+    """Whether a line of text is a label of YOLO: a class id, then fractions of the picture, x and y first."""
+    number, *values = line.split()[:5] or [b""]
+    try:
+        x, y, *sides = map(float, values)
+    except ValueError:
+        return False
+    return number.isdigit() and 0 < x < 1 and 0 < y < 1 and len(sides) == 2 and all(0 <= side <= 1 for side in sides)
+
+
 def is_recording_name(path: Path) -> bool:
     """Whether a file's name is that of a recording in a folder of recordings and labels."""
     return path.suffix.lower() in recording_suffixes() and not is_label_file(path)

@@ -24,6 +24,7 @@ name or annotation does not fit the layout.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,14 @@ import numpy as np
 from evburst.data.datasets import DSEC, DatasetSpec
 from evburst.data.datasets.caltech import read_caltech_box
 from evburst.data.datasets.checks import check_layout
-from evburst.data.datasets.labels import LABEL_FILES, LabelFile, NamedBoxes, is_recording_name, labelled_name
+from evburst.data.datasets.labels import (
+    LABEL_FILES,
+    LabelFile,
+    NamedBoxes,
+    is_recording_name,
+    is_yolo_label,
+    labelled_name,
+)
 from evburst.data.datasets.selection import STRETCH, drive_of
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
@@ -261,10 +269,13 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     source.undivided = not (source.root / source.split).is_dir()
     folder_path = source.root if source.undivided else source.root / source.split
     first: dict[Path, Path] = {}
-    for path in source.files(folder_path, "*"):
-        if not is_recording_name(path):
-            continue
+    recordings = [path for path in source.files(folder_path, "*") if is_recording_name(path)]
+    named = Counter(map(labelled_name, recordings))
+    for path in recordings:
         name = labelled_name(path)
+        if named[name] > 1 and path.suffix.lower() == ".txt" and _has_yolo_labels(path):
+            source.skipped.append(f"{path}: labels of YOLO are not read; export them as COCO, to {name}.json")
+            continue
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
         endings = [ending for ending, file in candidates.items() if file.is_file()] or list(candidates)[:1]
         labels = candidates[endings[0]]
@@ -273,3 +284,13 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
         if len(endings) > 1:
             warn_once(f"{labels}: these labels are read, and not those of {candidates[endings[1]].name} beside them")
         yield from source.labelled(path, labels, LABEL_FILES[endings[0]])
+
+
+def _has_yolo_labels(path: Path) -> bool:
+    """Whether a text file begins with a label of YOLO, or is empty, as that of a picture without objects."""
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1 << 10)
+    except OSError:
+        return False  # who reads it says why
+    return not line.strip() or is_yolo_label(line)
