@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ def write_block(folder: Path, number: int, block: Block) -> None:
     *array_paths, names_path = _paths(folder, number)
     with replacing(names_path) as part:
         part.write_text(json.dumps(block.names), encoding="utf-8")
-    for path, array in zip(array_paths, block[:3], strict=True):
+    arrays: tuple[NDArray[Any], ...] = block.words, block.offsets, block.boxes
+    for path, array in zip(array_paths, arrays, strict=True):
         with replacing(path) as part:
             np.save(part, array)
