@@ -32,7 +32,6 @@ from torch import Tensor
 
 from evburst.data._numba import njit
 
-
 DIVISION_TOLERANCE = 1e-4
 """Absorbs rounding where a threshold divides the ceiling of an activation exactly."""
 
