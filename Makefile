@@ -31,7 +31,7 @@ types: .venv/dev links
 	$(BIN)/mypy
 
 docs: .venv/docs links
-	$(BIN)/mkdocs build --strict -q
+	$(BIN)/mkdocs build --strict
 
 package: .venv/dev
 	$(BIN)/python -m build -q

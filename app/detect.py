@@ -94,6 +94,8 @@ class DetectConfig(RunConfig):
             or (self.slow == 1 and self.fps is None),
             "tracking sets how boxes are tracked: add track, or leave it out": self.track or self.tracking == TrackConfig(),
             f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
+            "crops are what is in the boxes, from which lead_ms moves them: leave one of them out": not self.lead_ms
+            or "crops" not in self.sinks,
         }
         for message, holds in checks.items():
             if not holds:
@@ -202,7 +204,10 @@ def detect_file(
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
     step_us = step_of(c.stride_ms, inference.voxel.window_us) if c.window_events is None else None
-    info = RunInfo(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms)
+    clock_us = None if start_us is None else start_us - round(1e6 * c.start_s)
+    info = RunInfo(
+        *(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms, clock_us)
+    )
     folder = default_folder(path) if out is None else Path(out)
     run = RecordingTotals(time.perf_counter(), info, inference.dense_macs)
     possible = [entry.file for entry in SINKS.values()]

@@ -158,6 +158,7 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         (DetectConfig, {"sinks": "jsonl"}, r"sinks: expected names, such as \('jsonl', 'csv'\), received 'jsonl'"),
         (DetectConfig, {"sinks": (["jsonl"],)}, "sinks: expected names"),
         (ClassifyConfig, {"start_s": -1.0}, "start_s must be"),
+        (DetectConfig, {"lead_ms": 20.0, "sinks": ("crops",)}, "crops are what is in the boxes"),
         (EvaluateConfig, {"limit": -1}, "limit, .* must not be"),
         (EvaluateConfig, {"workers": -1}, "workers .* must not be"),
         (EvaluateConfig, {"streaming_windows": -1}, "streaming_windows must not be"),

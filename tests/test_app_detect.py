@@ -17,11 +17,14 @@ import pytest
 from evburst.app.cli import detect_main
 from evburst.app.detect import DetectConfig, detect_file, human_summary
 from evburst.app.inference import WindowResult
+from evburst.app.outputs import sinks
 from evburst.app.outputs.sinks import BoxSink, RunInfo
 from evburst.app.runs import open_inference
 from evburst.data.boxes import BBOX_DTYPE, Detections, iou_matrix, read_prophesee_boxes
 from evburst.data.errors import EventFileError
 from evburst.data.events import EventArray, EventWindow, SensorSize
+from evburst.data.readers import open_events
+from evburst.data.slicing import first_sound_us
 from evburst.data.writers import write_events
 from evburst.eval.energy import EnergyTotals
 from evburst.models.bundle import Bundle
@@ -467,3 +470,19 @@ def test_the_face_of_a_real_ncaltech101_recording_is_found(
         assert row["labels"][best] == 2
         overlap = iou_matrix(np.array([row["boxes_xyxy"][best]], np.float32), np.array([[24, 5, 131, 162]], np.float32))
         assert overlap[0, 0] > 0.8
+
+
+def test_the_clock_of_the_video_counts_from_the_first_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a time read from it can be passed as `--start-s`."""
+    clocks: list[int] = []
+    renderer = sinks.Renderer
+
+    def watched(size: SensorSize, classes: tuple[str, ...], network: str, clock_us: int) -> object:
+        clocks.append(clock_us)
+        return renderer(size, classes, network, clock_us)
+
+    monkeypatch.setattr(sinks, "Renderer", watched)
+    first_us = first_sound_us(next(open_events(SAMPLE).packets())["t"])
+    for start_s in (0.0, 2.0):
+        detect_file(SAMPLE, tmp_path / str(start_s), DetectConfig(start_s=start_s, max_windows=1, sinks=("video",)))
+    assert clocks == [first_us // 50_000 * 50_000, first_us]

@@ -377,6 +377,15 @@ def test_labels_of_neighbouring_boxes_cover_neither_each_other_nor_the_edge() ->
     assert renderer.draw(result()).shape == (renderer.picture_size[1], renderer.picture_size[0], 3)
 
 
+@pytest.mark.parametrize("size", [(33, 401), (16, 1000), (1, 1)])
+def test_a_narrow_picture_has_room_for_legend_and_figures(size: tuple[int, int]) -> None:
+    renderer = Renderer(SensorSize(*size), ("car", "pedestrian"), "ANN")
+    picture = renderer.draw(replace(result(0), grid=np.zeros((4, size[1], size[0]), np.uint8)))
+    # Private: in a picture a legend is only pixels.
+    assert all(left >= 0 for left, *_ in renderer._legend(picture))
+    assert picture[size[1] * renderer.scale + 4 :].any(0).any(1).sum() > 300  # columns with figures
+
+
 def test_the_legend_can_be_read_over_events_and_beside_labels() -> None:
     """Its part of the picture does not depend on what is behind it; a label beside it takes another place."""
     renderer = Renderer(SIZE, ("car", "pedestrian"), "ANN")

@@ -18,7 +18,7 @@ from evburst.app.evaluate.cli import evaluate_main
 from evburst.data.errors import ConfigError, DataError
 from evburst.eval.report import charts
 from evburst.eval.report.charts import Labels, Series, nice_top
-from evburst.eval.report.tables import interval, number, percent
+from evburst.eval.report.tables import interval, memory_table, number, percent
 from evburst.eval.report.write import ReportPicture, html_report, writable, write_report
 from evburst.eval.result_parts import LossInterval
 from evburst.eval.results import read_results
@@ -102,6 +102,31 @@ def test_the_page_shows_what_results_json_says(written: Path) -> None:
     ):
         assert figure in page
     assert "Best and worst windows" not in page  # pictures are not in the file
+
+
+def test_without_an_interval_none_is_claimed(written: Path, tmp_path: Path) -> None:
+    content = json.loads((written / "results.json").read_text())
+    content["ap_loss"] |= {"low": None, "high": None, "resamples": 0, "units": 1}
+    for row in content["results"]:
+        for loss in (row["ap_loss"], row["ap50_loss"], *(row["ap_loss_by_iou"] or {}).values()):
+            if loss:
+                loss |= {"low": None, "high": None}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    page = html_report(read_results(tmp_path / "results.json"))
+    assert "no interval: 1 recording only" in page
+    assert "95 % interval" not in page
+
+
+def test_memory_traffic_is_that_of_all_four_networks(written: Path) -> None:
+    results = read_results(written / "results.json")
+    table = memory_table(results.results)
+    names = [row[0] for row in table.rows]
+    assert names == ["ANN", "SNN, T = 1", "zero-skipping ANN of SNN, T = 1", "zero-skipping QNN of SNN, T = 1"]
+    (snn,) = (row for row in results.results if row.model == "snn")
+    assert snn.memory is not None
+    assert snn.memory.alternatives is not None
+    expected = percent(snn.memory.total_pj / snn.memory.alternatives["qnn"].total_pj)
+    assert (table.rows[0][-1], table.rows[1][-1], table.rows[3][-1]) == ("-", expected, "100.0 %")
 
 
 def test_names_are_escaped(written: Path) -> None:

@@ -47,7 +47,7 @@ def build(folder: Path) -> Path:
     """The site, built without the network."""
     site = folder / "site"
     subprocess.run(["make", "links"], cwd=ROOT, check=True, capture_output=True)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(site)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(site)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return site

@@ -476,7 +476,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"is unknown \(known: auto, reference"):
         choose("int7")
     for name in ("int8", "onnx", "openvino"):
-        with pytest.raises(ConfigError, match="--engine reference"):
+        with pytest.raises(ConfigError, match="--engine auto"):
             choose(name, "cuda")
 
 

@@ -21,6 +21,8 @@ _TARGET_WIDTH = 912
 _TRAIL_US = 2_000_000
 _DASH_PX = 8
 _LINE_HEIGHT = 34
+_LEAST_WIDTH = 480
+"""Least width of a picture, px: the legend and the line of figures need room beside a narrow sensor."""
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -67,8 +69,9 @@ class Renderer:
         self.sensor_size, self.classes = sensor_size, classes
         self.network, self._start_us = network, start_us
         self.scale = picture_scale(sensor_size)
-        width, height = sensor_size.width * self.scale, sensor_size.height * self.scale + _LINE_HEIGHT
-        self.picture_size = (width + width % 2, height + height % 2)
+        self._width = max(sensor_size.width * self.scale, _LEAST_WIDTH)
+        height = sensor_size.height * self.scale + _LINE_HEIGHT
+        self.picture_size = (self._width + self._width % 2, height + height % 2)
         self._trails: dict[int, deque[tuple[int, list[int]]]] = {}
         self._counted = ""
 
@@ -120,7 +123,7 @@ class Renderer:
     ) -> tuple[int, int, int, int]:
         """Where a label goes: above its box, else below or inside, inside the picture; the first place that is free."""
         width, height = size
-        area_width, area_height = self.sensor_size.width * self.scale, self.sensor_size.height * self.scale
+        area_width, area_height = self._width, self.sensor_size.height * self.scale
         left = min(max(x0 - 1, 0), max(area_width - width, 0))
         tops = [y0 - height, y1, y0, *range(y0 - 2 * height, -1, -height), *range(y1 + height, area_height, height)]
         places = [(left, top, left + width, top + height) for top in tops if 0 <= top <= area_height - height]
@@ -136,7 +139,7 @@ class Renderer:
         places = []
         step = _label_size("ON")[1] + 2
         for row, texts in enumerate(entries[: max(self.sensor_size.height * self.scale // (3 * step), 1)]):
-            right, top = self.sensor_size.width * self.scale - 4, 4 + row * step
+            right, top = self._width - 4, 4 + row * step
             for text, colour in reversed(texts):
                 width, height = _label_size(text)
                 places.append((right - width, top, right, top + height))

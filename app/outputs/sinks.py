@@ -56,6 +56,7 @@ class RunInfo:
         slow: how many times slower than the recording the video is, where there are no `frames_per_s`.
         tracks: boxes are tracked.
         lead_ms: time from a window's end to the time of its boxes.
+        clock_us: what the video's clock counts from; None: start_us.
     """
 
     classes: tuple[str, ...]
@@ -67,6 +68,7 @@ class RunInfo:
     slow: float = 1.0
     tracks: bool = False
     lead_ms: float = 0.0
+    clock_us: int | None = None
 
 
 class Sink(Protocol):
@@ -291,7 +293,8 @@ class VideoSink:
     """Events and boxes as H.264 video: at the recording's own pace, slower by a factor, or at fixed windows per second."""
 
     def __init__(self, path: Path, run: RunInfo) -> None:
-        self._renderer = Renderer(run.sensor_size, run.classes, run.network, run.start_us)
+        clock_us = run.start_us if run.clock_us is None else run.clock_us
+        self._renderer = Renderer(run.sensor_size, run.classes, run.network, clock_us)
         own = None if run.step_us is None else 1e6 / (run.slow * run.step_us)
         pace = run.frames_per_s or own
         self._slow = run.slow if pace is None else 0.0

@@ -85,13 +85,11 @@ def lines(series: Sequence[Series], labels: Labels, width: int = _WIDTH, height:
 
 
 def points(series: Sequence[Series], labels: Labels) -> str:
-    """Draw a named dot for each point."""
+    """Draw a dot for each point, and the names of the series in a legend."""
     figure, axes = _axes(labels)
-    axes.margins(x=0.25)
     for series_item in series:
-        axes.plot(series_item.xs, series_item.ys, "o", color=series_item.colour, markersize=8)
-        for x, y in zip(series_item.xs, series_item.ys, strict=True):
-            axes.annotate(series_item.name, (x, y), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=10)
+        axes.plot(series_item.xs, series_item.ys, "o", color=series_item.colour, markersize=8, label=series_item.name)
+    axes.legend(frameon=False, fontsize=10)
     return _svg(figure, axes, labels)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from evburst.data.text import number_of
 from evburst.eval.bootstrap import Interval
 from evburst.eval.class_results import ClassNetworkResult
 from evburst.eval.coco import IOUS
 from evburst.eval.energy import COST_TABLES, is_a_qnn
-from evburst.eval.result_parts import LossInterval, TableEnergies
+from evburst.eval.result_parts import LossInterval, MemoryEnergies, TableEnergies
 from evburst.eval.results import NetworkResult, Results
 
 NONE = "-"
@@ -51,6 +52,12 @@ def bounds(loss: LossInterval | Interval, digits: int = 2) -> str:
     return "" if loss.low is None or loss.high is None else f"[{number(loss.low, digits)}, {number(loss.high, digits)}]"
 
 
+def bootstrap(loss: LossInterval) -> str:
+    """Describe where the interval of a loss comes from, or that there is none."""
+    units = number_of(loss.units, loss.unit)
+    return f"no interval: {units} only" if loss.low is None else f"paired bootstrap, {loss.resamples:,} resamples of {units}"
+
+
 def of_qnn(row: AnyNetwork, energies: TableEnergies | None = None) -> float | None:
     """Return the spiking network's energy relative to the QNN's; None for others, and beyond one timestep (`is_a_qnn`), where
     files of earlier versions hold a number.
@@ -85,7 +92,8 @@ def loss_table(results: Results) -> Table | None:
     if not rows:
         return None
     table = [[r.label, interval(r.ap_loss), interval(r.ap50_loss)] for r in rows]
-    return Table(["against the ANN", "AP lost [95 % interval]", "AP50 lost [95 % interval]"], table)
+    within = " [95 % interval]" if any(r.ap_loss and r.ap_loss.low is not None for r in rows) else ""
+    return Table(["against the ANN", f"AP lost{within}", f"AP50 lost{within}"], table)
 
 
 def iou_table(results: Results) -> Table:
@@ -175,12 +183,23 @@ def count_table(rows: Iterable[AnyNetwork]) -> Table:
 def memory_table(rows: Iterable[AnyNetwork]) -> Table:
     """Tabulate energies according to the model with memory traffic."""
     head = ["µJ per window", "operations", "weights and biases", "potentials", "inputs and outputs", "total", "of the ANN's"]
-    table = []
+    head += ["of the QNN's"]
+    rows, table = list(rows), []
     for row in rows:
         if m := row.memory:
-            cells = (m.operations_pj, m.weights_pj, m.potentials_pj, m.signals_pj, m.total_pj)
-            table.append([row.label, *(micro(c) for c in cells), percent(m.share_of_ann)])
+            others = (m.alternatives or {}) if row.model == "snn" else {}
+            qnn = others["qnn"].total_pj if "qnn" in others else None
+            table.append([*_memory_cells(row.label, m), percent(m.share_of_ann), percent(qnn and m.total_pj / qnn)])
+            for name in ("ann_zero_skipping", "qnn"):
+                if name in others and "ann" in others:
+                    other = others[name]
+                    shares = percent(other.total_pj / others["ann"].total_pj), percent(qnn and other.total_pj / qnn)
+                    table.append([*_memory_cells(f"{_ALTERNATIVES[name]} of {row.label}", other), *shares])
     return Table(head, table)
+
+
+def _memory_cells(name: str, m: MemoryEnergies) -> list[str]:
+    return [name, *(micro(pj) for pj in (m.operations_pj, m.weights_pj, m.potentials_pj, m.signals_pj, m.total_pj))]
 
 
 def memory_traffic_rows(row: AnyNetwork) -> list[list[str]]:

@@ -137,7 +137,7 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
             f"engine {name!r} only runs networks in integer form: convert these weights again, or use another engine"
         )
     if reason := ENGINES[name].available(device):
-        raise ConfigError(f"engine {name!r} {reason}; or use --engine reference")
+        raise ConfigError(f"engine {name!r} {reason}; or use --engine auto")
     return name
 
 

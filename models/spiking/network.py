@@ -144,7 +144,8 @@ class SpikingNetwork(Runner):
         """Run the network on a batch and return its outputs only; faster than `run` for engines in which counting takes time.
 
         Args:
-            grid, memory: as for `run`.
+            grid: as for `run`.
+            memory: as for `run`.
         """
         return self.run(grid, memory=memory)[0]
 
@@ -174,7 +175,9 @@ class SpikingNetwork(Runner):
         Differences from silence are not counted unless `run` adds what it needs for that.
 
         Args:
-            grid, timesteps, state: as for `run`.
+            grid: as for `run`.
+            timesteps: as for `run`.
+            state: as for `run`.
         """
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         self._elapsed, self._resting = 0 if state is None else state.elapsed, None

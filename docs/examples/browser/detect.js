@@ -23,6 +23,7 @@ async function load() {
   ort.env.wasm.proxy = true; // the network runs in a worker, so that pictures are not missed meanwhile
   session = await ort.InferenceSession.create(MODEL);
   shape = session.inputMetadata[0].shape; // 1, 2 * bins, height and width of the grid
+  for (const id of ["camera", "file"]) element(id).disabled = false;
   say("Ready.");
 }
 
@@ -94,12 +95,12 @@ function draw(counts, boxes, scores, labels) {
     const [x0, y0, x1, y1] = Array.from(boxes.slice(4 * i, 4 * i + 4), (side) => side * SCALE), label = Number(labels[i]);
     drawing.strokeStyle = drawing.fillStyle = COLOURS[label];
     drawing.strokeRect(x0, y0, x1 - x0, y1 - y0);
-    drawing.fillText(`${CLASSES[label]} ${scores[i].toFixed(2)}`, x0 + 3, y0 > 18 ? y0 - 5 : y0 + 16);
+    const text = `${CLASSES[label]} ${scores[i].toFixed(2)}`, rightmost = canvas.width - drawing.measureText(text).width - 3;
+    drawing.fillText(text, Math.max(0, Math.min(x0 + 3, rightmost)), y0 > 18 ? y0 - 5 : y0 + 16);
   }
 }
 
 async function show(stream) {
-  if (!session) return;
   video.srcObject?.getTracks().forEach((track) => track.stop());
   video.srcObject = null;
   if (stream instanceof MediaStream) video.srcObject = stream;
@@ -113,5 +114,8 @@ element("camera").onclick = () =>
   navigator.mediaDevices
     ? navigator.mediaDevices.getUserMedia({ video: { frameRate: { ideal: 60 } } }).then(show).catch((error) => say(`The camera cannot be used: ${error.message}`))
     : say("Browsers give a camera only to pages of this computer (http://localhost) or of https.");
-element("file").onchange = ({ target }) => target.files.length && show(target.files[0]).catch((error) => say(`The video cannot be played: ${error.message}`));
+element("file").onchange = ({ target }) => {
+  if (target.files.length) show(target.files[0]).catch((error) => say(`The video cannot be played: ${error.message}`));
+  target.value = ""; // so that the same video can be chosen again
+};
 load().catch((error) => say(`${MODEL} cannot be loaded: ${error.message}. Was it exported into this folder, and onnxruntime-web installed?`));
