@@ -121,7 +121,7 @@ def test_memory_traffic_is_that_of_all_four_networks(written: Path) -> None:
     results = read_results(written / "results.json")
     table = memory_table(results.results)
     names = [row[0] for row in table.rows]
-    assert names == ["ANN", "SNN, T = 1", "zero-skipping ANN of SNN, T = 1", "zero-skipping QNN of SNN, T = 1"]
+    assert names == ["ANN", "SNN, T = 1", "zero-skipping ANN", "SNN, T = 1 as a zero-skipping QNN"]
     (snn,) = (row for row in results.results if row.model == "snn")
     assert snn.memory is not None
     assert snn.memory.alternatives is not None

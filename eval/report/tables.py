@@ -190,11 +190,11 @@ def memory_table(rows: Iterable[AnyNetwork]) -> Table:
             others = (m.alternatives or {}) if row.model == "snn" else {}
             qnn = others["qnn"].total_pj if "qnn" in others else None
             table.append([*_memory_cells(row.label, m), percent(m.share_of_ann), percent(qnn and m.total_pj / qnn)])
-            for name in ("ann_zero_skipping", "qnn"):
-                if name in others and "ann" in others:
+            for name, title in (("ann_zero_skipping", "zero-skipping ANN"), ("qnn", f"{row.label} as a zero-skipping QNN")):
+                if name in others and title not in (cells[0] for cells in table):
                     other = others[name]
                     shares = percent(other.total_pj / others["ann"].total_pj), percent(qnn and other.total_pj / qnn)
-                    table.append([*_memory_cells(f"{_ALTERNATIVES[name]} of {row.label}", other), *shares])
+                    table.append([*_memory_cells(title, other), *shares])
     return Table(head, table)
 
 
