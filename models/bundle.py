@@ -206,7 +206,8 @@ class Bundle:
         calibration) are kept as the integers they are, those that are not rounded in float16.
 
         Raises:
-            CheckpointError: its head decodes other maps than the network has, so that the file could not be read.
+            CheckpointError: the file could not be read: its head decodes other maps than the network has, or a number is not
+                finite or out of range.
             DataError: the file cannot be written.
         """
         check_network(self.graph, self.head, self.voxel.channels, self.graph.weight_shapes)
@@ -226,6 +227,11 @@ class Bundle:
             "voxel": asdict(self.voxel),
             "record": self.record,
         }
+        try:
+            for name, tensor in tensors.items():
+                check_numbers(name, tensor)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: not written, because it could not be read: {error}") from None
         save_tensors(path, "detector", tensors, metadata)
 
     def _own_weights(self, conv: Node, read: Tensor | None) -> dict[str, Tensor]:
@@ -259,10 +265,6 @@ class Bundle:
         with _open_file(path) as (file, header):
             metadata = _metadata(path, header, "detector")
             names = list(file.keys())
-            if any(name.startswith("correction/") for name in names):
-                raise CheckpointError(
-                    f"{path}: written by a version that corrected weights otherwise; convert the network anew"
-                )
             try:
                 content = METADATA(metadata, "metadata")
                 entries = {name: file.get_slice(name) for name in names}

@@ -200,7 +200,7 @@ def check_numbers(name: str, tensor: Tensor) -> None:
     else:
         (low, high), (smallest, largest) = LIMITS[name.split("/")[0]], tensor.aminmax()
     if not (smallest >= low and largest <= high):
-        raise CheckpointError(f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}: the file is damaged")
+        raise CheckpointError(f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}")
 
 
 def _check_size(graph: Graph, weights: WeightShapes, shapes: Mapping[str, Shape], pixels: int) -> None:

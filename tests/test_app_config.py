@@ -167,6 +167,8 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         (ScoreConfig, {"classes": ("car", " ")}, "classes must be names, none of them empty; received 'car', ' '"),
         (ScoreConfig, {"classes": ("car", "car")}, "classes must differ"),
         (ConvertConfig, {"weights": "a", "out": "b", "timesteps": 0}, "timesteps must be"),
+        (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "phi_max": 3}, "continue keeps T, burst limits"),
+        (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "pick": 3}, "it takes budget only"),
         (ConvertConfig, {"weights": "a", "out": "b", "calibration_windows": -1}, "calibration_windows, advanced_windows"),
         (ConvertConfig, {"weights": "a", "out": "b", "sensitivity_windows": 0}, "sensitivity_windows must"),
         (ConvertConfig, {"weights": "a", "out": "b", "advanced_windows": -1}, "advanced_windows and"),

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -43,7 +44,7 @@ from evburst.models.bundle import Bundle, load_tensors, save_tensors
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Graph
-from evburst.models.spiking.convert.distil import Distillation
+from evburst.models.spiking.convert.distil import Descent, Distillation
 from evburst.models.spiking.convert.scales import without_unused_scales
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
@@ -486,11 +487,60 @@ def test_advanced_calibration_and_its_continuation(
     assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", False)
     assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
     assert record["continued_from"]["budget"] == 0.5
+    assert record["level"] == "advanced"
     assert all((tmp_path / f"second_descent.{ending}").stat().st_size > 100 for ending in ("csv", "png"))
     assert not (tmp_path / "second_descent.safetensors").exists()
     assert convert(*onward, "--max-loss", "1") == 1
     assert convert(*onward, "--weights", str(best)) == 1
     assert "has not been converted yet" in capsys.readouterr().err
+
+
+def test_a_conversion_that_ends_before_it_is_saved_keeps_its_descent(
+    convert: Command, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise DataError("the disk is full")
+
+    state = tmp_path / "tiny_descent.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr(Bundle, "save", fails)
+        assert convert(*ADVANCED) == 1
+    assert state.exists()
+    assert "the disk is full" in capsys.readouterr().err
+    assert convert(*ADVANCED) == 0
+    assert "resuming after 10 windows" in capsys.readouterr().err
+    assert not state.exists()
+    assert not list(cache.glob("descent-*"))  # where its windows were
+
+
+def test_conversions_with_one_cache_learn_from_windows_of_their_own(best: Path, cache: Path, tmp_path: Path) -> None:
+    def opened(name: str) -> SimulatedWindows:
+        config = ConvertConfig(str(best), str(tmp_path / name), cache=str(cache))
+        data = Conversion(config).data
+        windows = data.windows("train", 2, 1000, once=True)
+        assert isinstance(windows, SimulatedWindows)
+        folders.append(data)
+        return windows
+
+    folders: list[ConversionData] = []
+    first, second = opened("a.safetensors"), opened("b.safetensors")
+    words = np.array(second[1].window.words)
+    folders[0].discard(first)
+    folders[0].discard_all()
+    assert np.array_equal(second[1].window.words, words)
+    assert len(list(cache.glob("descent-*/*"))) == 1
+    folders[1].discard_all()
+
+
+def test_the_state_of_a_descent_belongs_to_all_that_shapes_it(tmp_path: Path) -> None:
+    bundle: Any = SimpleNamespace(spiking=SimpleNamespace(tensors={}), parameters=SimpleNamespace(neurons={}))
+    config = ConvertConfig("a", "b", root="c", continues=True)
+    changes: tuple[dict[str, Any], ...] = ({}, {"tuning_every": 20}, {"unlabelled": True}, {"seed": 1}, {"advanced_batch": 4})
+    found = {
+        Conversion._identity(SimpleNamespace(config=replace(config, **change)), bundle, Descent(10, 1e6))  # type: ignore[arg-type]
+        for change in changes
+    }
+    assert len(found) == len(changes)
 
 
 def test_converted_weights_detect_and_say_where_they_come_from(
@@ -717,9 +767,12 @@ def test_starting_from_another_run_copies_what_fits(folder: Path, cache: Path, t
 
 
 def test_windows_are_the_same_whenever_they_are_made(folder: Path, tmp_path: Path) -> None:
+    made: list[int] = []
+
     def make(cache: str) -> SimulatedWindows:
+        made.clear()
         return SimulatedWindows(
-            folder, SPECS["street"], SimulatedConfig(), 50_000, "train", 3, cache=tmp_path / cache, workers=1
+            folder, SPECS["street"], SimulatedConfig(), 50_000, "train", 3, tmp_path / cache, workers=1, progress=made.append
         )
 
     first, second = make("a"), make("b")
@@ -729,8 +782,9 @@ def test_windows_are_the_same_whenever_they_are_made(folder: Path, tmp_path: Pat
     assert first[0].window.words[:, 0].max() < 50_000
     with pytest.raises(IndexError):
         first[3]
-    assert second.is_new
-    assert not make("a").is_new
+    assert made
+    make("a")
+    assert not made
 
 
 def test_validation_shows_every_picture_once(folder: Path, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class ConvertConfig:
 
     def __post_init__(self) -> None:
         points = self.max_loss, self.compress, self.pick
+        kept = tuple(getattr(ConvertConfig, name) for name in ("timesteps", "phi_max", "thresholds", "signed"))
         checks = {
             "timesteps must be 1 to 64": 1 <= self.timesteps <= 64,
             "phi_max must be 1 to 255": 1 <= self.phi_max <= 255,
@@ -119,8 +120,14 @@ class ConvertConfig:
             <= 1,
             "budget must be a share above 0 and up to 1, for instance 0.15 for 15 %": self.budget is None
             or 0 < self.budget <= 1,
-            "continue keeps the burst limits and thresholds: it can be combined with budget only": not self.continues
+            "continue keeps the burst limits and thresholds: of budget, max_loss, compress and pick it takes budget only": not (
+                self.continues
+            )
             or points == (None, None, None),
+            "continue keeps T, burst limits, thresholds and signs: leave out timesteps, phi_max, thresholds and signed": not (
+                self.continues
+            )
+            or (self.timesteps, self.phi_max, self.thresholds, self.signed) == kept,
             "unlabelled needs the folder of the recordings (--calibration)": not self.unlabelled or bool(self.root),
             "max_loss needs labels: with unlabelled recordings, give a budget or compress instead": not self.unlabelled
             or self.max_loss is None,

@@ -171,7 +171,7 @@ class Conversion:
         data = self.data
 
         def opened(n: int, showing: int) -> Dataset:
-            return data.windows("train", n if data.fresh else 0, showing)
+            return data.windows("train", n if data.fresh else 0, showing, once=data.fresh)
 
         source = Showings(opened, data.counts, data.discard, data.fresh)
         return fresh_batches(source, windows, done, self.config.advanced_batch)
@@ -187,7 +187,8 @@ class Conversion:
     def _identity(self, bundle: Bundle, descent: Descent) -> str:
         """Return a digest of the network that a descent starts from, and of its settings."""
         c = self.config
-        digest = hashlib.sha256(f"{asdict(descent)} {c.advanced_batch} {c.root} {c.seed} {c.tuning_windows}".encode())
+        settings = [c.advanced_batch, c.root, c.seed, c.tuning_windows, c.tuning_every, c.unlabelled]
+        digest = hashlib.sha256(f"{asdict(descent)} {settings}".encode())
         for _, tensor in sorted(bundle.spiking.tensors.items()):
             digest.update(tensor.numpy().tobytes())
         for _, layer in sorted(bundle.parameters.neurons.items()):

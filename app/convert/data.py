@@ -6,7 +6,10 @@ measured on "val", or on "test" of recordings with a class each.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,17 +59,20 @@ class ConversionData:
         self, config: ConvertConfig, settings: TrainConfig, head: HeadSpec, stride: int, trained_size: SensorSize | None
     ) -> None:
         self._config, self._settings, self._head, self._stride = config, settings, head, stride
+        out = os.fsencode(Path(config.out).resolve())
+        self._own = Path(config.cache) / f"descent-{hashlib.sha256(out).hexdigest()[:16]}"
         self._trained_size = trained_size
         self.fresh = settings.data.kind == "simulated" and not config.unlabelled
         self.reported_split = reported_split(settings.data, task_of(head).name)
 
-    def windows(self, split: str, n: int, showing: int = 0) -> Dataset:
+    def windows(self, split: str, n: int, showing: int = 0, once: bool = False) -> Dataset:
         """Open windows of a split.
 
         Args:
             split: e.g. "select".
             n: number of windows; 0: all.
             showing: for simulated data, each number shows the same pictures with different motion and noise.
+            once: simulate them for this conversion alone, which deletes them (`discard`, `discard_all`).
 
         Raises:
             DataError: the data cannot be used.
@@ -80,7 +86,8 @@ class ConversionData:
         seed = s.schedule.seed + _SEED_STEP * c.seed + showing
         with tqdm(desc=f"windows of {split}", unit="win", disable=showing > 0 or not show_progress()) as bar:
             progress = absolute_progress(bar)
-            request = Request(split, s.voxel.window_us, n, Path(c.cache), seed, progress=progress, task=task, classes=classes)
+            cache = self._own if once else Path(c.cache)
+            request = Request(split, s.voxel.window_us, n, cache, seed, progress=progress, task=task, classes=classes)
             try:
                 opened = open_dataset(data, request)
             except DataError as error:
@@ -113,9 +120,13 @@ class ConversionData:
         return block_side(0, sensor_size, self._trained_size)
 
     def discard(self, windows: Dataset) -> None:
-        """Delete the events of windows that were simulated when they were opened; keep those that were cached before."""
-        if isinstance(windows, SimulatedWindows) and windows.is_new:
+        """Delete windows that were opened `once`."""
+        if isinstance(windows, SimulatedWindows):
             windows.delete()
+
+    def discard_all(self) -> None:
+        """Delete what is left of windows that were opened `once`, also by an earlier run with the same `--out`."""
+        shutil.rmtree(self._own, ignore_errors=True)
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
         size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None

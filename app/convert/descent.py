@@ -3,7 +3,7 @@
 Every training window shows a random training picture in a new way. Windows are simulated in blocks, one block ahead of the
 one that the network learns from, and deleted after it; batches are binned one ahead as well. Two files lie beside the weights
 file: NAME_descent.csv has divergence, energy, and the AP or top-1 lost, against minutes; NAME_descent.safetensors exists until
-the descent is finished, and the same command resumes from it.
+the conversion is finished, and the same command resumes from it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def descend(
     every: int,
     batch: int,
 ) -> Course:
-    """Run a distillation to its end, resuming an interrupted one with the same identity.
+    """Run a distillation to its end, resuming an interrupted one with the same identity; its state stays.
 
     Args:
         learning: the distillation at its start.
@@ -178,7 +178,6 @@ def descend(
                 write_course(log, course.rows)
                 tensors, numbers = learning.state()
                 save_tensors(state, KIND, tensors, {"identity": identity, "learning": numbers, "course": asdict(course)})
-    state.unlink(missing_ok=True)
     return course
 
 

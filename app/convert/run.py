@@ -128,6 +128,9 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
     if check_windows is not None:
         record["check"] = compare_with_ann(bundle, check_windows, conversion.data.reported_split)
     replace(bundle, record=record).save(out)
+    if config.distils:
+        conversion.beside("descent.safetensors").unlink(missing_ok=True)
+        conversion.data.discard_all()
     return record
 
 
@@ -202,8 +205,10 @@ def _record(conversion: Conversion, bundle: Bundle, found: dict[str, Any], secon
 
 def _kept(config: ConvertConfig, before: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a continued network keeps, from its earlier record."""
-    names = ("phi_max", "thresholds", "signed") + (() if config.distils else ("level",))
-    return {name: before[name] for name in names if name in before}
+    kept = {name: before[name] for name in ("phi_max", "thresholds", "signed", "level") if name in before}
+    if before and config.distils:
+        kept["level"] = "advanced"
+    return kept | {"margin": max(config.margin, before.get("margin", 0.0))}
 
 
 def _without_folders(value: Any) -> Any:

@@ -142,7 +142,7 @@ def sensitivity_table(conversion: Conversion) -> SensitivityTable:
     c, path = conversion.config, conversion.beside("sensitivity.npz")
     grids, choices = conversion.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed, c.uniform.typical)
     batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
-    identity = table_identity(conversion.graph, c.timesteps, choices, conversion.grids)
+    identity = table_identity(conversion.graph, c.timesteps, choices, grids)
     start = load_table(path, identity, choices)
     layers = sum(node.op == "relu" for node in conversion.graph.nodes)
     done = start.batches if start else 0

@@ -46,6 +46,8 @@ from evburst.models.spiking.network import SpikingNetwork
 
 _APART_US = 1_000_000
 _VERSION = 6
+_NAME_LENGTH = 60
+"""Characters of a recording's name in that of its file, which a digest makes unique."""
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -197,7 +199,7 @@ class Predictor:
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
         key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]
-        return self._folder / f"{number:06d}_{part.name}_{run.model}{run.timesteps or ''}_{key}.npz"
+        return self._folder / f"{number:06d}_{part.name[:_NAME_LENGTH]}_{run.model}{run.timesteps or ''}_{key}.npz"
 
     def _compute(self, part: Part, networks: Sequence[EvaluatedNetwork], progress: Callable[[int], object]) -> list[PartResult]:
         if not networks:

@@ -214,7 +214,6 @@ class SimulatedWindows:
         spread: use `n_windows` pictures chosen evenly from the split, instead of the first ones.
 
     Attributes:
-        is_new: whether all windows were simulated when this dataset was opened, none before.
         left_out: sets of pictures of this split that are not shown, because the configuration does not name them.
 
     Raises:
@@ -263,7 +262,6 @@ class SimulatedWindows:
             with ProcessPoolExecutor(_processes(workers), get_context("spawn"), _begin_worker) as pool:
                 for done, _ in enumerate(pool.map(make_block, missing)):
                     progress((n_blocks - len(missing) + done + 1) * _BLOCK)
-        self.is_new = len(missing) == n_blocks
         self._n = n_windows
         for block in missing:
             made = read_block(self._folder, block)

@@ -92,13 +92,15 @@ class Aedat3File(PacketFile):
     def packets_between(self, first_us: int, end_us: int) -> Iterator[Events]:
         """See evburst.data.random_access.Skipping; of the other packets only the headers are read, once for several parts."""
         status = self.path.stat()
-        found, self.faults.truncated_bytes = _found(self.path, self.offset, (status.st_size, status.st_mtime_ns))
+        found, truncated = _found(self.path, self.offset, (status.st_size, status.st_mtime_ns))
         first = found[:, _Packet._fields.index("first_us")]
         following = np.append(first[1:], first[-1:])
         # A packet lasts until the next one begins. One of the two times may be corrupt.
         early = np.maximum(first, following) < first_us - _DISORDER_US
         late = np.minimum(first, following) >= end_us + _DISORDER_US
         early[-1:] = False
+        if not late[-1:].any():  # the file's end belongs to this part
+            self.faults.truncated_bytes = truncated
         with self._opened() as file:
             yield from self._decoded(file, map(_Packet._make, found[~(early | late)].tolist()))
 

@@ -340,9 +340,15 @@ def typical_thresholds(activations: Tensor, timesteps: int, phi: int) -> Tensor:
     return _with_dead(timesteps * share * torch.where(mean > 0, square / mean, 0.0))
 
 
+_LEAST_SHARE, _LEAST = 1e-6, 1e-8
+"""Thresholds at most this share of a layer's largest, or this small, are those of dead channels. A weights file holds none
+below the second (models/layout.py)."""
+
+
 def _with_dead(theta: Tensor) -> Tensor:
-    """Thresholds in which a dead channel (0) has the layer's largest."""
-    return torch.where(theta > 0, theta, theta.max() if bool((theta > 0).any()) else 1.0)
+    """Thresholds in which a dead channel has the layer's largest: one whose threshold is 0, or nothing beside the largest."""
+    alive = theta > max(_LEAST_SHARE * float(theta.max()), _LEAST)
+    return torch.where(alive, theta, theta.max() if bool(alive.any()) else 1.0)
 
 
 @njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
