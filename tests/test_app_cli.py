@@ -104,7 +104,7 @@ def test_limits_in_the_help_are_those_of_the_class(name: str) -> None:
     for known, found in ranges.items():
         for beyond in (-1, 2 * round(float(found[2])) + 1) if found else ():
             value = f"[{beyond}]" if (name, known) == ("evaluate", "timesteps") else beyond
-            with pytest.raises(ConfigError, match=f"{known.rpartition('.')[2]} must be {found[1]} to {found[2]}"):
+            with pytest.raises(ConfigError, match=rf"\b{known.rpartition('.')[2]}\b.* must be {found[1]} to {found[2]}"):
                 load_config(kind, None, [*required, f"{known}={value}"])
 
 

@@ -65,7 +65,7 @@ def test_the_kernel_compiles_and_rounds_as_the_specification_does(signed: bool, 
 
 
 def test_it_is_refused_without_a_gpu() -> None:
-    with pytest.raises(ConfigError, match="--engine reference"):
+    with pytest.raises(ConfigError, match="--engine auto"):
         choose("cuda", "cpu")
 
 
