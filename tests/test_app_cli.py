@@ -641,3 +641,12 @@ def test_a_number_of_threads_below_one_is_one_line(threads: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     expected = f"error: NUMBA_NUM_THREADS is {threads}: set a number of threads from 1 on, or none\n"
     assert (done.returncode, done.stderr) == (1, expected)
+
+
+@pytest.mark.parametrize("name", ["detect", "classify", "live", "train", "convert", "evaluate", "export", "engines", "results"])
+def test_the_help_names_no_source_file(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An installed package has them elsewhere."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert re.findall(r"\b[\w/]+/\w+\.py\b", shown) == []

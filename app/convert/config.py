@@ -29,8 +29,8 @@ class ConvertConfig:
         reading: unit of time and order of columns of such recordings, if files do not state them; as in training unless set.
         timesteps: timesteps T.
         phi_max: maximum spikes of a neuron in one timestep.
-        level: level of calibration (models/spiking/convert/calibrate.py); advanced adjusts the weights as well. It keeps to
-            the budget, or without one to the energy expected of the chosen point.
+        level: level of calibration; advanced adjusts the weights as well. It keeps to the budget, or without one to the energy
+            expected of the chosen point.
         continues: continue advanced calibration of `weights`, a converted file: timesteps, burst limits and thresholds start
             from its own, and its energy is kept unless there is a budget.
         thresholds: "error" for the least squared error, or "typical" for multiples of each channel's typical activation, for
@@ -40,8 +40,7 @@ class ConvertConfig:
         burst: mean spikes per burst, weighted by fan-out, that advanced calibration aims at; a third of it is the energy
             relative to a quantised network that skips zeros (INT8). None: no limit.
         noise: limit that advanced calibration sets to what scattered events cost, in operations beyond silence. 1 allows few of
-            them a tenth of a training window's operations, and those of a noisy sensor a quarter
-            (models/spiking/convert/noise.py). None: no limit.
+            them a tenth of a training window's operations, and those of a noisy sensor a quarter. None: no limit.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
@@ -49,19 +48,19 @@ class ConvertConfig:
         calibration_windows: windows of the split "train" for calibration; 0: all.
         sensitivity_windows: how many of those are used to measure sensitivities.
         advanced_windows: windows of the split "train" for the gradient descent of advanced calibration, each used once and
-            without labels (models/spiking/convert/distil.py); 0: no descent. Simulated windows are always fresh.
-        advanced_batch: windows per step of the descent. Learning rates grow with its square root (`descent.rate_of`). Two is
-            fastest on a CPU; with a GPU, 32.
+            without labels; 0: no descent. Simulated windows are always fresh.
+        advanced_batch: windows per step of the descent. Learning rates grow with its square root. Two is fastest on a CPU; with
+            a GPU, 32.
         advanced_rate: factor on the learning rate of the descent.
         advanced_weights: whether weights learn besides thresholds and shifts; without them, the weights file is a third
             smaller.
         margin: by how many thresholds, up to 0.5, a neuron's current in a window without events stays away from another number
-            of spikes (models/spiking/convert/margin.py), so that few events change few neurons; the last step but for scores.
+            of spikes, so that few events change few neurons; the last step but for scores.
         tuning_windows: windows of the split "select" on which `max_loss` and the progress of advanced calibration are measured;
             0: every picture once.
         tuning_every: windows of advanced calibration between two such measurements; its state is saved at each.
         calibrate_scores: whether the scores of a YOLO detector are mapped, as the last step, so that a score is the fraction of
-            boxes that are correct; the maps are fitted on the split "select" and folded into the weights (eval/score_maps.py).
+            boxes that are correct; the maps are fitted on the split "select" and folded into the weights.
             Without effect for SSD, for classifiers and for recordings without labels.
         check_windows: windows of the split "val" (for recordings with a class "test") on which the result is measured;
             0: all, -1: none.
