@@ -35,7 +35,7 @@ from evburst.app.runs import (
 )
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
-from evburst.data.errors import ConfigError, SettingValueError
+from evburst.data.errors import ConfigError, require_all
 from evburst.data.events import SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
@@ -97,9 +97,7 @@ class DetectConfig(RunConfig):
             "crops are what is in the boxes, from which lead_ms moves them: leave one of them out": not self.lead_ms
             or "crops" not in self.sinks,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
 
     @property
     def remembers(self) -> bool:

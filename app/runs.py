@@ -16,7 +16,7 @@ import torch
 
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.data.classification import CLASSIFICATION, DETECTION
-from evburst.data.errors import ConfigError, SettingValueError
+from evburst.data.errors import ConfigError, require_all
 from evburst.data.events import EventStream, EventWindow, Faults, SensorSize, check_order, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
 from evburst.data.readers import ReadOptions
@@ -122,9 +122,7 @@ class RunConfig:
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
         check_engine(self.engine)
 
     @property

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from evburst.app.inference import WindowResult
 from evburst.data.boxes import Detections, iou_matrix
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.data.events import SensorSize
 from evburst.data.extras import require
 
@@ -76,9 +76,7 @@ class TrackConfig:
             "lost_s must be 0 to 3600": 0 <= self.lost_s <= 3600,
             "hold_s must be 0 to 86400": 0 <= self.hold_s <= 86_400,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
 
 
 @dataclass

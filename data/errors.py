@@ -18,6 +18,8 @@ EvburstError                 any error that the user can correct; the command li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class EvburstError(Exception):
     """Base of every error that this project raises on purpose; the message is one line: what, where, how to fix it."""
@@ -33,6 +35,13 @@ class ConfigError(EvburstError):
 
 class SettingValueError(ConfigError, ValueError):
     """Values given to a settings class are out of range or exclude each other; it can also be caught as a ValueError."""
+
+
+def require_all(checks: Mapping[str, bool]) -> None:
+    """Raise SettingValueError with the first message of `checks` that does not hold."""
+    for message, holds in checks.items():
+        if not holds:
+            raise SettingValueError(message)
 
 
 class MissingPackageError(EvburstError):

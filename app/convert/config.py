@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evburst.data.datasets.registry import MAX_SEED
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.data.readers import ReadOptions
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
 
@@ -144,9 +144,7 @@ class ConvertConfig:
             "check_windows must be at least -1": self.check_windows >= -1,
             f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
 
     @property
     def searches(self) -> bool:

@@ -11,7 +11,7 @@ from evburst.app.lead import MOST_LEAD_MS
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import SPECS
 from evburst.data.datasets.registry import MAX_SEED, DatasetConfig, reported_split
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.eval.bootstrap import RESAMPLES
 from evburst.eval.energy import COST_TABLES
 from evburst.models.bundle import Bundle
@@ -95,9 +95,7 @@ class EvaluateConfig:
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
         check_engine(self.engine)
 
 

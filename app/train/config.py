@@ -7,7 +7,7 @@ from typing import Literal
 
 from evburst.data.datasets.augment import AugmentConfig
 from evburst.data.datasets.registry import MAX_SEED, DatasetConfig
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import SettingValueError, require_all
 from evburst.data.representations.voxel_grid import VoxelConfig
 
 
@@ -76,9 +76,7 @@ class ScheduleConfig:
             f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from evburst.data.encoding import (
     x_of,
     y_of,
 )  # fmt: skip
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.simulation.sensor import uniform_hash
 
@@ -96,9 +96,7 @@ class AugmentConfig:
             "thin_to and min_visible must be 0 to 1": all(0 <= share <= 1 for share in (self.thin_to, self.min_visible)),
             "repeat_to must be at least 1": self.repeat_to >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(message)
+        require_all(checks)
 
 
 def augment(
