@@ -6,12 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from evburst.app.console import LOG, run
 from evburst.app.flags import WEIGHTS, named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
+
+if TYPE_CHECKING:
+    from evburst.models.bundle import Bundle
 
 _SENSOR = SensorSize(304, 240)
 
@@ -50,33 +54,33 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     return run(parser, _export, argv)
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag without the one that it needs."""
+    needs = {
+        "--with-boxes and --totals need --onnx-snn": args.onnx_snn or not (args.with_boxes or args.totals),
+        "--score needs --with-boxes": args.score is None or args.with_boxes,
+        "--sensor-size needs --nir, --with-boxes or --totals: this file is for any size": not args.sensor_size
+        or args.nir
+        or args.with_boxes
+        or args.totals,
+        "--part needs --nir": args.nir or not args.part,
+        "--memory needs --onnx-snn": args.onnx_snn or not args.memory,
+        "--timesteps needs --onnx-snn or --nir: the ANN has none": args.timesteps is None or not args.onnx,
+    }
+    for message, holds in needs.items():
+        if not holds:
+            raise ConfigError(message)
+
+
 def _export(args: argparse.Namespace) -> str:
-    from evburst.app.config import build
-    from evburst.app.runs import RunConfig, block_side, with_memory_if_asked
+    from evburst.app.runs import RunConfig, with_memory_if_asked
     from evburst.data.classification import CLASSIFICATION
-    from evburst.data.representations.voxel_grid import blocked_size, padded_size
     from evburst.models.bundle import Bundle, find_weights
     from evburst.models.detector import resolve_timesteps
-    from evburst.models.detectors.postprocess import PostConfig
-    from evburst.models.export.nir import to_nir, write_nir
     from evburst.models.export.onnx import write_onnx
-    from evburst.models.export.onnx_boxes import DECODED, BoxOptions
-    from evburst.models.export.onnx_snn import SnnOptions, after_of, write_onnx_snn
-    from evburst.models.spiking.integer_form import integer_form, is_integer, without_integer_form
     from evburst.models.tasks import task_of
 
-    if not args.onnx_snn and (args.with_boxes or args.totals):
-        raise ConfigError("--with-boxes and --totals need --onnx-snn")
-    if args.score is not None and not args.with_boxes:
-        raise ConfigError("--score needs --with-boxes")
-    if args.sensor_size and not (args.nir or args.with_boxes or args.totals):
-        raise ConfigError("--sensor-size needs --nir, --with-boxes or --totals: this file is for any size")
-    if args.part and not args.nir:
-        raise ConfigError("--part needs --nir")
-    if args.memory and not args.onnx_snn:
-        raise ConfigError("--memory needs --onnx-snn")
-    if args.timesteps is not None and args.onnx:
-        raise ConfigError("--timesteps needs --onnx-snn or --nir: the ANN has none")
+    _check_flags(args)
     RunConfig(timesteps=args.timesteps)  # refuses what detect refuses
     refuse_overwriting(args.onnx or args.onnx_snn or args.nir, [find_weights(args.weights)], args.overwrite)
     bundle = with_memory_if_asked(Bundle.load(args.weights), args.memory, None)
@@ -88,33 +92,52 @@ def _export(args: argparse.Namespace) -> str:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
     sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
-    width, height = padded_size(sensor, bundle.stride)
     resolve_timesteps(bundle, False, None)
-    if args.onnx_snn:
-        if not is_integer(bundle.spiking, bundle.parameters):
-            spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
-            bundle = replace(bundle, spiking=spiking, parameters=parameters)
-            LOG.info("note: these weights were not in integer form and were rounded: boxes may differ slightly")
-        if inexact := without_integer_form(bundle.spiking, bundle.parameters):
-            LOG.info(
-                "note: %d of %d layers of neurons have no integer form (from %r on): spikes there can depend on the runtime",
-                len(inexact), len(bundle.parameters.neurons), inexact[0],
-            )  # fmt: skip
-        size = (height, width) if args.with_boxes or args.totals else None
-        post = {} if args.score is None else {"score": args.score}
-        if args.with_boxes and (block := block_side(0, sensor, bundle.trained_size)) > 1:
-            LOG.info(
-                "note: detect shows this network a %s sensor in blocks of %dx%d pixels, this file in single ones: for the same "
-                "boxes, export for %s and multiply them by %d", sensor, block, block, blocked_size(sensor, block), block,
-            )  # fmt: skip
-        boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None
-        write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
-        names = [
-            *(DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs),
-            *map(after_of, bundle.graph.memories),
-        ]
-        totals = "; NAME.spikes and NAME.synaptic_ops of every layer" if args.totals else ""
-        return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {', '.join(names)}{totals}"
+    return _write_snn(args, bundle, sensor) if args.onnx_snn else _write_nir(args, bundle, sensor)
+
+
+def _write_snn(args: argparse.Namespace, bundle: Bundle, sensor: SensorSize) -> str:
+    """Write the spiking network as ONNX, in integer form."""
+    from evburst.app.config import build
+    from evburst.app.runs import block_side
+    from evburst.data.representations.voxel_grid import blocked_size, padded_size
+    from evburst.models.detectors.postprocess import PostConfig
+    from evburst.models.export.onnx_boxes import DECODED, BoxOptions
+    from evburst.models.export.onnx_snn import SnnOptions, after_of, write_onnx_snn
+    from evburst.models.spiking.integer_form import integer_form, is_integer, without_integer_form
+    from evburst.models.tasks import task_of
+
+    if not is_integer(bundle.spiking, bundle.parameters):
+        spiking, parameters = integer_form(bundle.spiking, bundle.parameters)
+        bundle = replace(bundle, spiking=spiking, parameters=parameters)
+        LOG.info("note: these weights were not in integer form and were rounded: boxes may differ slightly")
+    if inexact := without_integer_form(bundle.spiking, bundle.parameters):
+        LOG.info(
+            "note: %d of %d layers of neurons have no integer form (from %r on): spikes there can depend on the runtime",
+            len(inexact), len(bundle.parameters.neurons), inexact[0],
+        )  # fmt: skip
+    width, height = padded_size(sensor, bundle.stride)
+    size = (height, width) if args.with_boxes or args.totals else None
+    post = {} if args.score is None else {"score": args.score}
+    if args.with_boxes and (block := block_side(0, sensor, bundle.trained_size)) > 1:
+        LOG.info(
+            "note: detect shows this network a %s sensor in blocks of %dx%d pixels, this file in single ones: for the same "
+            "boxes, export for %s and multiply them by %d", sensor, block, block, blocked_size(sensor, block), block,
+        )  # fmt: skip
+    boxes = BoxOptions(sensor, build(PostConfig, post)) if args.with_boxes else None
+    write_onnx_snn(bundle, args.onnx_snn, SnnOptions(totals=args.totals, size=size, boxes=boxes))
+    outputs = DECODED[task_of(bundle.head).name] if boxes else bundle.graph.outputs
+    names = ", ".join([*outputs, *map(after_of, bundle.graph.memories)])
+    totals = "; NAME.spikes and NAME.synaptic_ops of every layer" if args.totals else ""
+    return f"written {args.onnx_snn}: T = {bundle.parameters.timesteps}, outputs {names}{totals}"
+
+
+def _write_nir(args: argparse.Namespace, bundle: Bundle, sensor: SensorSize) -> str:
+    """Write the spiking network, or the part of it that NIR can express."""
+    from evburst.data.representations.voxel_grid import padded_size
+    from evburst.models.export.nir import to_nir, write_nir
+
+    width, height = padded_size(sensor, bundle.stride)
     translated = to_nir(bundle.spiking, bundle.parameters, (bundle.voxel.channels, height, width), args.part)
     write_nir(args.nir, translated)
     omitted = f"; left out: {len(translated.left_out)} nodes, from {translated.left_out[0]} on" if translated.left_out else ""
