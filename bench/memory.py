@@ -48,6 +48,7 @@ from evburst.data.simulation.scenes.stills import StillSceneConfig
 from evburst.data.simulation.scenes.street import PERSON
 from evburst.eval.bootstrap import RESAMPLES, ap_losses, interval_of
 from evburst.eval.coco import coco_result, frames_of
+from evburst.eval.report.tables import Table
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
 from evburst.models.detectors.postprocess import SCORED, PostConfig
@@ -152,21 +153,20 @@ def table(results: dict[str, Any]) -> str:
     The recall of standing objects at the last number of false boxes has its interval.
     """
     rates = [f"{rate:g}" for rate in FALSE_BOXES]
-    heads = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "µJ"]
-    lines = [f"| {' | '.join(heads)} |", "|---|---|---:|---:|" + "---:|" * (1 + len(rates))]
+    heads, lines = ["sequences", "network", "AP", "AP50", *(f"found at {rate} false boxes" for rate in rates), "µJ"], []
     for kind, rows in results["figures"].items():
         for network, row in rows.items():
             found = [f"{row[rate].get('moving', '-')} / {row[rate].get('standing', '-')}" for rate in rates]
             found[-1] += " [{:.0f}, {:.0f}]".format(*row[rates[-1]]["standing_interval"])
             energy = " / ".join("-" if row[name] is None else f"{row[name]:.1f}" for name in ("still_uj", "moving_uj"))
-            lines.append(f"| {kind} | {network} | {row['ap']} | {row['ap50']} | {' | '.join(found)} | {energy} |")
-    return "\n".join(lines)
+            lines.append([kind, network, str(row["ap"]), str(row["ap50"]), *found, energy])
+    return Table(heads, lines, texts=2).markdown()
 
 
 def adl_table(results: dict[str, Any]) -> str:
     """Pedestrian AP50 of every network on frames that nothing was trained on, as a Markdown table."""
-    lines = [f"| network | adl_rundle, frames {ADL_TRAINED + 1} on: pedestrian AP50 |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {network} | {value} |" for network, value in results["adl"].items())])
+    heads = ["network", f"adl_rundle, frames {ADL_TRAINED + 1} on: pedestrian AP50"]
+    return Table(heads, [[network, str(value)] for network, value in results["adl"].items()], texts=2).markdown()
 
 
 def on_pictures(root: Path, known: Sequence[tuple[str, Bundle, bool]], scenes: int, cache: Path) -> dict[str, Any]:
@@ -201,11 +201,11 @@ def on_pictures(root: Path, known: Sequence[tuple[str, Bundle, bool]], scenes: i
 
 def picture_table(results: dict[str, Any]) -> str:
     """AP and loss on sequences of photographs, as a Markdown table."""
-    lines = ["| network | AP | AP50 | AP lost | AP lost, first half | second half |", "|---|---:|---:|---:|---:|---:|"]
+    heads, lines = ["network", "AP", "AP50", "AP lost", "AP lost, first half", "second half"], []
     for network, row in results["pictures"]["networks"].items():
         lost = ["{:.1f} [{:.1f}, {:.1f}]".format(*row[part][2:]) if row[part][2:] else "-" for part in row]
-        lines.append(f"| {network} | {row['all'][0]} | {row['all'][1]} | {' | '.join(lost)} |")
-    return "\n".join(lines)
+        lines.append([network, str(row["all"][0]), str(row["all"][1]), *lost])
+    return Table(heads, lines).markdown()
 
 
 def pedestrians(results: Sequence[WindowResult], truth: dict[int, Detections]) -> float:

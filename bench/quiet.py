@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.contenders import Contender, contenders
 from bench.inference import Turns, window_grid
 from evburst.data.samples import STREET
+from evburst.eval.report.tables import Table
 
 if TYPE_CHECKING:
     import torch
@@ -127,13 +128,12 @@ def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table; the last is the one that the others are divided by."""
     busy, names = rows[-1], list(rows[-1].ms)
     heads = [f"{name}, {what}" for name in names for what in ("ms", "of the last row")]
-    heads += ["arithmetic affected", "in bounding boxes"]
-    lines = [f"| window | events | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    heads, lines = ["window", "events", *heads, "arithmetic affected", "in bounding boxes"], []
     for row in rows:
         cells = [cell for name in names for cell in (f"{row.ms[name]:.2f}", f"{row.ms[name] / busy.ms[name]:.2f}")]
         cells += [f"{100 * share:.0f} %" for share in (row.affected, row.boxed)]
-        lines.append(f"| {row.kind} | {row.events:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([row.kind, f"{row.events:,}", *cells])
+    return Table(heads, lines, texts=len(heads)).markdown()
 
 
 def main() -> None:

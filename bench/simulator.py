@@ -32,6 +32,7 @@ from evburst.data.datasets.registry import DatasetConfig, Request, open_dataset
 from evburst.data.encoding import unpack
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.readers import open_events
+from evburst.eval.report.tables import Table
 
 NAMES = ("events / pixel / s", "ON share", "pixels firing", "events / firing pixel", "interval of a pixel, ms")
 
@@ -89,11 +90,11 @@ def document_table(reports: Sequence[dict[str, Any]]) -> str:
     for one in reports:
         heads += [f"{one['recording']}, {one['real']['windows']} windows", f"simulated `{one['spec']}`"]
         columns += [one["real"], one["simulated"]]
-    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for name in NAMES:
-        cells = [f"{m:.3g} ({low:.3g} to {high:.3g})" for m, low, high in (column[name] for column in columns)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [name, *(f"{m:.3g} ({low:.3g} to {high:.3g})" for m, low, high in (column[name] for column in columns))]
+        for name in NAMES
+    ]
+    return Table(["", *heads], lines, texts=1 + len(heads)).markdown()
 
 
 def main() -> None:

@@ -59,6 +59,7 @@ from evburst.data.simulation.scenes.street import (  # noqa: E402
 )
 from evburst.data.simulation.sensor import EventSimulator, log_intensity  # noqa: E402
 from evburst.data.simulation.upsample import MotionUpsampler  # noqa: E402
+from evburst.eval.report.tables import Table  # noqa: E402
 
 WINDOW_US, STEP_US = 50_000, 5_000
 SIZE = SensorSize(304, 240)
@@ -335,8 +336,8 @@ def _words(numbers: Sequence[float]) -> str:
 
 
 def _markdown(columns: dict[str, dict[str, str]], rows: Sequence[str]) -> str:
-    lines = [f"| tracker | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
-    return "\n".join([*lines, *(f"| {how} | {' | '.join(cells[how] for cells in columns.values())} |" for how in rows)])
+    lines = [[how, *(cells[how] for cells in columns.values())] for how in rows]
+    return Table(["tracker", *columns], lines, texts=1 + len(columns)).markdown()
 
 
 def name_of(hold_s: float | None) -> str:

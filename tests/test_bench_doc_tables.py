@@ -135,7 +135,7 @@ def test_tables_of_benches() -> None:
     rows = [[1.0, 0.5, 0.1, 2.0, 3.0], [3.0, 0.5, 0.1, 2.0, 3.0]]
     figures = simulator.report({"real": rows, "simulated": rows[:1]})
     made = simulator.document_table([{"spec": "street", "recording": "a.dat", **figures}]).splitlines()
-    assert made[0] == "| | a.dat, 2 windows | simulated `street` |"
+    assert made[0] == "|  | a.dat, 2 windows | simulated `street` |"
     assert made[2] == "| events / pixel / s | 2 (1.2 to 2.8) | 1 (1 to 1) |"
     result = {"timesteps": 0, "score": 60.0, "energy": 1.0, "spikes_per_neuron": 0.0, "latency_ms": 2.0, "name": "ANN"}
     other = result | {"timesteps": 4, "score": 58.5, "energy": 0.25, "spikes_per_neuron": 1.5, "name": "X"}
