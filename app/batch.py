@@ -37,7 +37,7 @@ from evburst.app.outputs.folder import (
 from evburst.app.outputs.sinks import SINKS
 from evburst.app.processes import all_gather, process_group
 from evburst.app.runs import load_weights
-from evburst.data.datasets.labels import is_recording_name, is_yolo_label
+from evburst.data.datasets.labels import holds_yolo_labels, is_recording_name
 from evburst.data.errors import ConfigError, DataError, EvburstError
 from evburst.data.files import only_writer, refuse_foreign
 from evburst.data.readers import recording_suffixes
@@ -91,7 +91,7 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
         for match in matches:
             recordings.setdefault(_absolute(match), match)
     if other_tables:
-        _LOG.info("note: passed over, because they have columns, but none of events: %s", ", ".join(map(str, other_tables)))
+        _LOG.info("note: passed over, because they are tables or labels without events: %s", ", ".join(map(str, other_tables)))
     if compressed:
         _LOG.info("note: passed over, because they are compressed: %s; unpack them first", ", ".join(map(str, compressed)))
     return list(recordings.values())
@@ -114,9 +114,11 @@ def _is_compressed_recording(path: Path) -> bool:
 
 
 def _is_other_table(path: Path) -> bool:
-    """Return whether a text file begins with names of columns, none of which is a position or a polarity, or with a label."""
+    """Return whether a text file begins with names of columns, none of which is a position or a polarity, or has labels."""
     if path.suffix.lower() not in (".csv", ".txt"):
         return False
+    if holds_yolo_labels(path):
+        return True
     try:
         with path.open("rb") as file:
             line = file.readline(_LONGEST_NAMES)
@@ -124,9 +126,7 @@ def _is_other_table(path: Path) -> bool:
         return False  # who reads it says why
     names, of_events = split_fields(line), {name for column in "xyp" for name in COLUMN_NAMES[column]}
     has_names = len(names) > 1 and not count_numbers(names) and not line.startswith((b"#", b"%"))
-    return is_yolo_label(line) or (
-        has_names and of_events.isdisjoint(name.decode("utf-8", "replace").lower() for name in names)
-    )
+    return has_names and of_events.isdisjoint(name.decode("utf-8", "replace").lower() for name in names)
 
 
 def _usable(paths: Iterable[Path]) -> list[Path]:

@@ -136,7 +136,7 @@ def _unknown_message(kind: type, name: str, value: object, where: str) -> str:
         name = f"{name}.{inner}"
     near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
     near = near or difflib.get_close_matches(name.partition(".")[0], names, 1)
-    if near and is_dotted:  # in a file; --set divides names at their dots
+    if is_dotted and near and near[0] == name:  # in a file; --set divides names at their dots
         *sections, setting = (where + near[0]).split(".")
         text = f"{setting}: ..."
         for section in reversed(sections):

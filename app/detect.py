@@ -40,6 +40,7 @@ from evburst.data.events import SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
+from evburst.data.slicing import first_us
 from evburst.data.text import number_of, without_controls
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import Bundle
@@ -202,7 +203,7 @@ def detect_file(
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
     step_us = step_of(c.stride_ms, inference.voxel.window_us) if c.window_events is None else None
-    clock_us = None if start_us is None else start_us - round(1e6 * c.start_s)
+    clock_us = first_us(recording) if recording.finite else None
     info = RunInfo(
         *(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms, clock_us)
     )

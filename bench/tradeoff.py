@@ -131,7 +131,8 @@ class Bench:
             yield self._adaptive(timesteps)
         for budget in self._args.advanced:
             conversion = Conversion(self._config(1, level="advanced", budget=budget))
-            bundle, _ = conversion.distilled(conversion.calibrated(choose(conversion)[0]), budget)
+            bundle, _ = conversion.distilled(choose(conversion)[0], budget)
+            conversion.finish()
             yield self._row("advanced", f"both, advanced calibration, budget {budget:g}, T = 1", 1, bundle)
 
     def _searched(self) -> Iterator[Row]:

@@ -181,6 +181,8 @@ def load_prophesee_boxes(path: Path, predictions: bool = False) -> NDArray[np.vo
     for name in BBOX_DTYPE.names or ():
         if name in fields:
             out[name] = raw[fields[name]]
+    if predictions:
+        out["class_confidence"] = out["class_confidence"].clip(0, 1)
     return out
 
 
@@ -205,9 +207,13 @@ def _check_numbers(path: Path, raw: NDArray[np.void], fields: dict[str, str]) ->
             raise LabelError(f"{path}: box {row}: {field} is negative ({values[row]})")
 
 
+_SCORE_ROUNDING = 1e-6
+"""Sums and products of float32 scores may lie this far outside 0 to 1."""
+
+
 def _check_scores(path: Path, scores: NDArray[Any]) -> None:
     """Raise LabelError if a score is not 0 to 1: order suffices for AP, but not for calibration and the confusion."""
-    wrong = (scores < 0) | (scores > 1)
+    wrong = (scores < -_SCORE_ROUNDING) | (scores > 1 + _SCORE_ROUNDING)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         mend = "logits need a sigmoid" if (scores < 0).any() else "divide percent by 100, and apply a sigmoid to logits"

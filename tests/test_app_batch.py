@@ -77,6 +77,8 @@ def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, cap
         "boxes.csv": "file,class,t0_us,t1_us,x0,y0,x1,y1\na.dat,car,0,5,1,1,2,2\n",
         "recordings.csv": "file,class,seconds,events\na.dat,car,1.5,9\n",
         "yolo.txt": "0 0.5 0.5 0.2 0.1\n",
+        "nothing.txt": "",
+        "classes.txt": "car\nperson\n",
     }
     events = {"bare.csv": "1,1,1,1\n", "named.csv": "t,x,y,p\n1,1,1,1\n", "misnamed.csv": "t,x,y,q\n1,1,1,1\n", "void.csv": ""}
     comments = {
@@ -89,7 +91,7 @@ def test_tables_without_events_are_passed_over_with_a_note(recordings: Path, cap
     with caplog.at_level("INFO"):
         assert sorted(find_recordings([recordings])) == sorted([*names, *(recordings / name for name in events | comments)])
     (message,) = caplog.messages
-    assert message.startswith("note: passed over, because they have columns, but none of events: ")
+    assert message.startswith("note: passed over, because they are tables or labels without events: ")
     assert all(str(recordings / name) in message for name in tables)
     assert find_recordings([recordings / "boxes.csv"]) == [recordings / "boxes.csv"]  # whoever names it learns what is wrong
 

@@ -113,7 +113,7 @@ def test_a_setting_without_default_must_be_given() -> None:
         ("null: 2\n", r"c\.yaml, line 1: unknown setting 'null'"),
         ("2026-01-02: 2\n", r"c\.yaml, line 1: unknown setting '2026-01-02'"),
         ("voxel.bins: 2\n", r"c\.yaml, line 1: unknown setting 'voxel\.bins': in a file, write it as voxel: \{bins: \.\.\.\}$"),
-        ("voxel.bin: 2\n", r"write it as voxel: \{bins: \.\.\.\}$"),
+        ("voxel.bin: 2\n", r"unknown setting 'voxel\.bin'; did you mean 'voxel\.bins'\?$"),
         ("voxel: {1: 2}\n", r"c\.yaml, line 1: unknown setting 'voxel\.1'"),
     ],
 )
@@ -169,6 +169,13 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         (ConvertConfig, {"weights": "a", "out": "b", "timesteps": 0}, "timesteps must be"),
         (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "phi_max": 3}, "continue keeps T, burst limits"),
         (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "pick": 3}, "it takes budget only"),
+        (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "level": "none"}, "leave level out"),
+        (
+            ConvertConfig,
+            {"weights": "a", "out": "b", "continues": True, "budget": 0.1, "advanced_windows": 0},
+            "continue without a descent keeps the energy",
+        ),
+        (ConvertConfig, {"weights": "a", "out": "b", "noise": 0.7}, "burst and noise are limits of the gradient descent"),
         (ConvertConfig, {"weights": "a", "out": "b", "calibration_windows": -1}, "calibration_windows, advanced_windows"),
         (ConvertConfig, {"weights": "a", "out": "b", "sensitivity_windows": 0}, "sensitivity_windows must"),
         (ConvertConfig, {"weights": "a", "out": "b", "advanced_windows": -1}, "advanced_windows and"),

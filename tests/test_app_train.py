@@ -535,12 +535,14 @@ def test_conversions_with_one_cache_learn_from_windows_of_their_own(best: Path, 
 def test_the_state_of_a_descent_belongs_to_all_that_shapes_it(tmp_path: Path) -> None:
     bundle: Any = SimpleNamespace(spiking=SimpleNamespace(tensors={}), parameters=SimpleNamespace(neurons={}))
     config = ConvertConfig("a", "b", root="c", continues=True)
-    changes: tuple[dict[str, Any], ...] = ({}, {"tuning_every": 20}, {"unlabelled": True}, {"seed": 1}, {"advanced_batch": 4})
+    changes: tuple[dict[str, Any], ...] = ({}, {"tuning_every": 20}, {"unlabelled": True}, {"sensor_size": "34x34"})
+    teachers: list[Any] = [SimpleNamespace(tensors={"a": torch.full((1,), value)}) for value in (0.0, 1.0)]
     found = {
-        Conversion._identity(SimpleNamespace(config=replace(config, **change)), bundle, Descent(10, 1e6))  # type: ignore[arg-type]
+        Conversion._identity(SimpleNamespace(config=replace(config, **change), graph=graph), bundle, Descent(10, 1e6))
+        for graph in teachers
         for change in changes
     }
-    assert len(found) == len(changes)
+    assert len(found) == 2 * len(changes)
 
 
 def test_converted_weights_detect_and_say_where_they_come_from(

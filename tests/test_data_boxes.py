@@ -119,6 +119,13 @@ def test_sides_that_are_negative(tmp_path: Path, field: str, value: float) -> No
         load_prophesee_boxes(tmp_path / "a_bbox.npy")
 
 
+def test_scores_of_predictions_may_be_rounded(tmp_path: Path) -> None:
+    boxes = np.zeros(2, BBOX_DTYPE)
+    boxes["class_confidence"] = 1 + 1e-7, -1e-8
+    np.save(tmp_path / "a.npy", boxes)
+    assert load_prophesee_boxes(tmp_path / "a.npy", predictions=True)["class_confidence"].tolist() == [1, 0]
+
+
 @pytest.mark.parametrize(("score", "mend"), [(95, "divide percent by 100"), (-1.5, "logits need a sigmoid")])
 def test_scores_of_predictions_are_0_to_1(tmp_path: Path, score: float, mend: str) -> None:
     """They are compared with shares of correct boxes; what labels have in this field is not used."""

@@ -143,8 +143,8 @@ COCO = [
     ({"images": [{"id": 1, "t_us": float("inf")}]}, "image 1: the time is inf"),
     ({"images": [{"id": 1, "t_us": "soon"}]}, "image 1: the time is 'soon'"),
     ({"images": [{"id": k, "t_us": k, "width": k, "height": 9} for k in (1, 2)]}, "pictures of several sizes"),
-    ({"images": [{"id": k, "file_name": f"{k}.png"} for k in (1, 2, 3)]}, "3 pictures state no time, as '1.png': give each"),
-    ({"images": [{"id": k, "t_us": None} for k in (1, 2)]}, "2 pictures state no time"),
+    ({"images": [{"id": k, "file_name": f"{k}.png"} for k in (1, 2, 3)]}, "3 pictures without a time, as '1.png': give each"),
+    ({"images": [{"id": k, "t_us": None} for k in (1, 2)]}, "2 pictures without a time"),
     ({"images": [{"id": 1, "width": 9.5, "height": 9}]}, "the picture's size is 9.5 x 9"),
     ({"images": [{"id": 1, "width": -9, "height": 9}]}, "the picture's size is -9 x 9"),
 ]  # fmt: skip

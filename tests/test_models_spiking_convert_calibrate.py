@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from evburst.models.spiking.convert.calibrate import (
     RATIOS,
     TYPICAL,
     Choice,
+    _with_dead,
     best_thresholds,
     calibrate,
     record_targets,
@@ -204,6 +206,14 @@ def test_bursts_are_what_makes_few_timesteps_work(graph: Graph, grid: Tensor) ->
         return sum(float(((a - b) ** 2).mean()) for a, b in zip(ann, snn, strict=True))
 
     assert error(8) < 0.3 * error(1)
+
+
+def test_what_is_not_finite_is_not_dead() -> None:
+    found = _with_dead(torch.tensor([1.0, 0.0, 1e-9, torch.nan, torch.inf, 2.0])).tolist()
+    assert found[:3] == [1.0, 2.0, 2.0]
+    assert math.isnan(found[3])
+    assert found[4:] == [math.inf, 2.0]
+    assert _with_dead(torch.zeros(2)).tolist() == [1.0, 1.0]
 
 
 def test_dead_channel_and_dead_layer_give_no_nan(graph: Graph, grid: Tensor) -> None:

@@ -127,6 +127,15 @@ class ConvertConfig:
                 self.continues
             )
             or (self.timesteps, self.phi_max, self.thresholds, self.signed) == kept,
+            "continue without a descent keeps the energy: leave the budget out, or set advanced_windows above 0": not (
+                self.continues and self.budget is not None
+            )
+            or self.distils,
+            "continue is advanced calibration: leave level out": not self.continues or self.level != "none",
+            "burst and noise are limits of the gradient descent: add --level advanced, with advanced_windows above 0": (
+                self.burst is None and self.noise is None
+            )
+            or self.distils,
             "unlabelled needs the folder of the recordings (--calibration)": not self.unlabelled or bool(self.root),
             "max_loss needs labels: with unlabelled recordings, give a budget or compress instead": not self.unlabelled
             or self.max_loss is None,

@@ -162,6 +162,11 @@ class Conversion:
         """Return the energy that a network takes on the calibration grids, as a share of the dense ANN's."""
         return operations_per_image(bundle, self.grids) * self.share_per_operation()
 
+    def finish(self) -> None:
+        """Delete what a descent is resumed from, and its windows, once its result has been used."""
+        self.beside("descent.safetensors").unlink(missing_ok=True)
+        self.data.discard_all()
+
     def with_margin(self, bundle: Bundle) -> Bundle:
         """Return the network with the margin of silence that is wanted."""
         return with_margin(bundle, (int(self.grids.shape[2]), int(self.grids.shape[3])), self.config.margin)
@@ -185,14 +190,16 @@ class Conversion:
         return measure_unlabelled(bundle, self.graph, batches)
 
     def _identity(self, bundle: Bundle, descent: Descent) -> str:
-        """Return a digest of the network that a descent starts from, and of its settings."""
+        """Return a digest of the networks that a descent starts from and learns from, and of its settings."""
         c = self.config
-        settings = [c.advanced_batch, c.root, c.seed, c.tuning_windows, c.tuning_every, c.unlabelled]
+        settings = [c.advanced_batch, c.root, c.seed, c.tuning_windows, c.tuning_every, c.unlabelled, c.sensor_size, c.reading]
         digest = hashlib.sha256(f"{asdict(descent)} {settings}".encode())
-        for _, tensor in sorted(bundle.spiking.tensors.items()):
+        for _, tensor in (*sorted(self.graph.tensors.items()), *sorted(bundle.spiking.tensors.items())):
             digest.update(tensor.numpy().tobytes())
         for _, layer in sorted(bundle.parameters.neurons.items()):
-            digest.update(layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes())
+            digest.update(
+                f"{layer.phi} {layer.ceiling}".encode() + layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def adaptive(self, bundle: Bundle) -> dict[str, Any]:

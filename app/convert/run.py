@@ -129,8 +129,7 @@ def _convert(config: ConvertConfig, out: Path) -> dict[str, Any]:
         record["check"] = compare_with_ann(bundle, check_windows, conversion.data.reported_split)
     replace(bundle, record=record).save(out)
     if config.distils:
-        conversion.beside("descent.safetensors").unlink(missing_ok=True)
-        conversion.data.discard_all()
+        conversion.finish()
     return record
 
 

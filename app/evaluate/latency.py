@@ -24,7 +24,8 @@ from evburst.eval.streaming import NOTHING_YET, newest_results, processed_window
 CLOCK = {
     "latency_ms": "one window at a time, idle ones left out, warmed up; from its events being at hand to its boxes: binning, "
     "network, decoding and NMS",
-    "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two: network, decoding and NMS",
+    "windows_per_s": f"batches of {BATCH} windows that are binned already, the faster of two, not counted where that takes "
+    "additional time: network, decoding and NMS",
     "streaming": "windows follow each other without a gap, or every stride_ms; the result in force at a label's time is the "
     "newest one finished by then, each taking the median latency, with its boxes lead_ms ahead of its window; offline is the "
     "same labels with the windows that end at them",

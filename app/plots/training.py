@@ -64,12 +64,12 @@ class Curves:
         _LOG.info(json.dumps({name: None if value != value else value for name, value in row.items()}))
 
     def _rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the log; none if there is no log yet, or if somebody has edited it so that it is no table."""
-        if not self._log.exists():
-            return []
-        with self._log.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
-            return list(csv.DictReader(file))
-        return []
+        """Return the rows of the log: none if there is no log yet, and those before a place at which it is no table."""
+        rows: list[dict[str, Any]] = []
+        if self._log.exists():
+            with self._log.open(newline="", encoding="utf-8-sig", errors="replace") as file, suppress(csv.Error):
+                rows.extend(csv.DictReader(file))
+        return rows
 
     def _draw(self) -> None:
         """Loss and validation over the epochs so far."""

@@ -35,6 +35,7 @@ from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
 from evburst.data.readers import recording_suffixes
+from evburst.data.text import number_of
 
 _LOG = logging.getLogger(__name__)
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
@@ -94,6 +95,19 @@ def labelled_name(recording: Path) -> str:
 def is_label_file(path: Path) -> bool:
     """Whether a file's name says that it holds labels: NAME_bbox.npy, NAME_bbox.csv, or DVS128 Gesture's NAME_labels.csv."""
     return path.name.endswith(("_labels.csv", *(ending for ending in LABEL_FILES if ending.startswith("_"))))
+
+
+def holds_yolo_labels(path: Path) -> bool:
+    """Whether a text file beside recordings begins with a label of YOLO, is empty, as that of a picture without objects, or
+    lists YOLO's classes."""
+    if path.suffix.lower() != ".txt":
+        return False
+    try:
+        with path.open("rb") as file:
+            line = file.readline(1 << 10)
+    except OSError:
+        return False  # who reads it says why
+    return path.name.lower() == "classes.txt" or not line.strip() or is_yolo_label(line)
 
 
 def is_yolo_label(line: bytes) -> bool:
@@ -179,9 +193,9 @@ def coco(path: Path) -> LabelFile:
             timeless += [image.get("file_name", number)] if t is None else []
         if len(timeless) > 1:
             raise LabelError(
-                f"{path}: {len(timeless)} pictures state no time, as {str(timeless[0])[:100]!r}: give each a `t_us` in "
-                "microseconds, or a `file_name` that ends in it, as in a_000000500000us.png; one picture without is of the "
-                "recording's end"
+                f"{path}: {number_of(len(timeless), 'picture')} without a time, as {str(timeless[0])[:100]!r}: give each a "
+                "`t_us` in microseconds, or a `file_name` that ends in it, as in a_000000500000us.png; one picture without is of "
+                "the recording's end"
             )
         instants = sorted(by_time.items(), key=lambda item: (item[0] is None, item[0] or 0))
         found = (_named_boxes(t, [box for box, _ in own], [name for _, name in own]) for t, own in instants)

@@ -39,8 +39,8 @@ from evburst.data.datasets.labels import (
     LABEL_FILES,
     LabelFile,
     NamedBoxes,
+    holds_yolo_labels,
     is_recording_name,
-    is_yolo_label,
     labelled_name,
 )
 from evburst.data.datasets.selection import STRETCH, drive_of
@@ -273,7 +273,7 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     named = Counter(map(labelled_name, recordings))
     for path in recordings:
         name = labelled_name(path)
-        if named[name] > 1 and path.suffix.lower() == ".txt" and _has_yolo_labels(path):
+        if named[name] > 1 and holds_yolo_labels(path):
             source.skipped.append(f"{path}: labels of YOLO are not read; export them as COCO, to {name}.json")
             continue
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
@@ -284,13 +284,3 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
         if len(endings) > 1:
             warn_once(f"{labels}: these labels are read, and not those of {candidates[endings[1]].name} beside them")
         yield from source.labelled(path, labels, LABEL_FILES[endings[0]])
-
-
-def _has_yolo_labels(path: Path) -> bool:
-    """Whether a text file begins with a label of YOLO, or is empty, as that of a picture without objects."""
-    try:
-        with path.open("rb") as file:
-            line = file.readline(1 << 10)
-    except OSError:
-        return False  # who reads it says why
-    return not line.strip() or is_yolo_label(line)

@@ -316,7 +316,7 @@ def _newest(found: Sequence[_Dated]) -> _Dated:
 
 def _replaced(files: Sequence[tuple[Path, Results]]) -> dict[Path, Path]:
     """Return the files of which the spread over seeds has a newer one of the same weights, each with that one."""
-    several = (found for by_weights in _seeds(files).values() for found in by_weights.values())
+    several = (found for by_weights in _seeds(files).values() if len(by_weights) > 1 for found in by_weights.values())
     return {path: _newest(found)[1] for found in several for _, path, _ in found if path != _newest(found)[1]}
 
 

@@ -144,7 +144,7 @@ def choose(name: str, device: str = "cpu", timesteps: int = 1, integer: bool = T
 def counting_engine(name: str, device: str = "cpu") -> str:
     """Return the engine that runs the windows in which spikes are counted, if that is another one than `name`; else ""."""
     other = ENGINES[name].counted_by if name in ENGINES else ""
-    return other if other and not ENGINES[other].available(device) else ""
+    return other if other in ENGINES and not ENGINES[other].available(device) else ""
 
 
 def check_engine(name: str) -> None:

@@ -346,9 +346,13 @@ below the second (models/layout.py)."""
 
 
 def _with_dead(theta: Tensor) -> Tensor:
-    """Thresholds in which a dead channel has the layer's largest: one whose threshold is 0, or nothing beside the largest."""
-    alive = theta > max(_LEAST_SHARE * float(theta.max()), _LEAST)
-    return torch.where(alive, theta, theta.max() if bool(alive.any()) else 1.0)
+    """Thresholds in which a dead channel has the layer's largest: one whose threshold is 0, or nothing beside the largest.
+
+    Numbers that are not finite stay, so that they are found.
+    """
+    largest = float(torch.where(theta.isfinite(), theta, 0.0).max())
+    dead = theta <= max(_LEAST_SHARE * largest, _LEAST)
+    return torch.where(dead, largest if largest > _LEAST else 1.0, theta)
 
 
 @njit(cache=True, parallel=True, fastmath={"reassoc", "nsz"})
