@@ -136,7 +136,7 @@ def engines_table(rows: Sequence[dict[str, Any]]) -> str:
         sampling = [f"{row['engine']} {row['count_every']}" for row in rows if row["count_every"] > 1]
         lines.append(
             "mean: with the engine's default of windows in which spikes are counted, which is all of them, or one of "
-            f"({', '.join(sampling)}); auto compares it"
+            f"({', '.join(sampling)}); auto compares it; their counted windows are run by int8 where it is available"
         )
         lines.append(
             f"measured with the bundled network {_WEIGHTS} on one window of the bundled recording; every T > 1 uses the "

@@ -62,7 +62,7 @@ class RunConfig:
         engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest available.
         count_every: count spikes and operations in one of N windows that are run, beginning with the first (of batches, in one
             of N); other windows have no energy, and energies of a run are means over the counted windows. None: in all windows,
-            or with the engines onnx and openvino, in which counting takes additional time, in one of 10.
+            or with the engines onnx and openvino, which cannot count, in one of 10, which int8 then runs where it can.
         adaptive: skip the remaining timesteps of a window once its result is this stable, 0 to 1; on the engine reference,
             which is many times slower. None: never.
         batch: number of windows per batch; a result has to wait until its batch is full. 0: a size with

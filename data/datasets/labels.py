@@ -194,8 +194,8 @@ def coco(path: Path) -> LabelFile:
         if len(timeless) > 1:
             raise LabelError(
                 f"{path}: {number_of(len(timeless), 'picture')} without a time, as {str(timeless[0])[:100]!r}: give each a "
-                "`t_us` in microseconds, or a `file_name` that ends in it, as in a_000000500000us.png; one picture without is of "
-                "the recording's end"
+                "`t_us` in microseconds, or a `file_name` that ends in it, as in a_000000500000us.png; one picture without is "
+                "of the recording's end"
             )
         instants = sorted(by_time.items(), key=lambda item: (item[0] is None, item[0] or 0))
         found = (_named_boxes(t, [box for box, _ in own], [name for _, name in own]) for t, own in instants)

@@ -18,7 +18,17 @@ from statistics import mean, stdev
 
 from evburst.data.errors import DataError
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
-from evburst.eval.report.tables import Table, headline_pj, interval, memory_traffic_rows, micro, number, of_qnn, percent
+from evburst.eval.report.tables import (
+    Table,
+    bootstrap,
+    headline_pj,
+    interval,
+    memory_traffic_rows,
+    micro,
+    number,
+    of_qnn,
+    percent,
+)
 from evburst.eval.result_parts import in_blocks
 from evburst.eval.results import NetworkResult, Results, read_results
 
@@ -152,7 +162,7 @@ def gaps(files: Sequence[File], expected: Iterable[str] = ()) -> list[str]:
             lines.append(f"{where}: no spiking network was evaluated: evaluate with --both")
         loss = results.ap_loss if isinstance(results, Results) else results.top1_loss
         if loss and loss.low is None:
-            lines.append(f"{where}: no interval ({loss.units} {loss.unit}s, {loss.resamples} resamples)")
+            lines.append(f"{where}: {bootstrap(loss)}")
         if path in replaced:
             lines.append(f"{where}: left out of the spread over seeds, which has these weights once, from {replaced[path]}")
         if results.timing is None and results.weights:

@@ -286,6 +286,9 @@ function figures(header) {
 function countedFigures(header) {
   $("spikes").textContent = header.spikes === null ? "none" : compact(header.spikes);
   $("energy").textContent = microjoules(header.energy_uj);
+  const isAnn = header.spikes === null;
+  $("energy-of").textContent = isAnn ? "every multiplication" : "every spike";
+  $("beyond").parentElement.hidden = isAnn;
   $("beyond").textContent = header.beyond_silence_uj === null ? "–" : microjoules(header.beyond_silence_uj);
   const over = header.energy_uj > header.ann_uj;
   $("share").textContent = header.idle ? "idle" : header.spikes === null ? "" : `${Math.round((100 * header.energy_uj) / header.ann_uj)} % of ANN's ${microjoules(header.ann_uj)} µJ`;
@@ -442,8 +445,9 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return seek(state.position_s + arrow);
   }
+  const isSlider = event.target.matches("input[type=range]"); // which has no use for these keys
   const key = { " ": "pause", s: "snapshot", r: "record", c: "camera", p: "picture", f: "fullscreen" }[event.key.toLowerCase()];
-  if (!key || event.target.closest("select") || $(key).hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey || (key === "pause" && event.target.closest("button, a, input"))) return;
+  if (!key || event.target.closest("select") || $(key).hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey || (key === "pause" && !isSlider && event.target.closest("button, a, input"))) return;
   event.preventDefault();
   ACTIONS[key]();
 });
