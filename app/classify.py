@@ -14,7 +14,7 @@ from evburst.app.outputs.folder import path_of
 from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
-from evburst.data.errors import DataError, EvburstError
+from evburst.data.errors import DataError, EvburstError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, no_usable_events
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_sized
@@ -80,7 +80,13 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
             window_rows.append(_window(result, bundle.head.classes))
             yield result.classification
 
-    whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
+    try:
+        whole = Classification.mean(counted(run_windows(inference, stream, windows, c, str(path))))
+    except SensorSizeError as error:
+        if c.sensor_size or stream.sensor_size != bundle.sensor_size:
+            raise
+        assumed = f"{stream.sensor_size} is that of the weights {c.weights}, which --weights selects"
+        raise SensorSizeError(f"{error}; {assumed}") from None
     if not window_rows:
         raise no_usable_events(path, stream.faults, c.start_s)
     warn_of_repairs(path, stream.faults)

@@ -408,3 +408,12 @@ def test_bundled_weights_by_task() -> None:
         assert record["sensor_size"] == sensor_size
         chosen_on = record["training"]["chosen_on"]  # of older files the name of the split alone
         assert (chosen_on["split"] if isinstance(chosen_on, dict) else chosen_on) == "select"
+
+
+def test_an_assumed_sensor_is_named_where_the_events_lie_outside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = np.arange(900) * 100, np.full(900, 150), np.full(900, 9), np.ones(900)
+    np.save(tmp_path / "a.npy", np.column_stack(columns).astype(int))
+    assert classify_main(["--events", str(tmp_path / "a.npy"), "--weights", "nmnist"]) == 1
+    assert "34x34 is that of the weights nmnist, which --weights selects" in capsys.readouterr().err
+    assert classify_main(["--events", str(tmp_path / "a.npy"), "--weights", "nmnist", "--sensor-size", "34x34"]) == 1
+    assert "of the weights" not in capsys.readouterr().err
