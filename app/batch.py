@@ -260,6 +260,8 @@ def _detect_each(
         for path, folder in recordings
         if not (skip_existing and _is_done(read_summary(folder) or {}, path, settings))
     ]
+    if done := len(recordings) - len(todo):
+        _LOG.info("%s done already, skipped", number_of(done, "recording"))
     left = _TimeLeft([path for path, _ in todo])
     for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
         before = _written_at(folder)

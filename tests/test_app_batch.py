@@ -243,7 +243,9 @@ def test_a_damaged_recording_is_reported_and_the_others_are_processed(
     assert [row["windows"] for row in rows.values()] == ["2", "", "2", "2", "2"]
     assert "no event after the header" in rows["b/bad"]["error"]
     times = {name: (out / name / "summary.json").stat().st_mtime_ns for name in rows}
+    capsys.readouterr()
     assert detect_main([*command, "--skip-existing"]) == 1
+    assert "4 recordings done already, skipped\n" in capsys.readouterr().err
     again = {name for name in rows if (out / name / "summary.json").stat().st_mtime_ns != times[name]}
     assert again == {"b/bad"}
     assert detect_main([*command, "--skip-existing", "--score", "0.5"]) == 1  # other settings: all anew

@@ -433,7 +433,11 @@ def test_the_command_prints_its_figures_and_writes_a_recording(tmp_path: Path, c
     assert {"windows", "dropped", "latency_ms", "events_per_s", "energy"} <= result.keys()
     assert open_events(tmp_path / "o.dat").sensor_size == SIZE
     code, out, _ = live(capsys, *flags[:-2])
-    assert (code, out.split()[0]) == (0, "fake")
+    assert (code, out.split()[0], "recorded " in out) == (0, "fake", False)
+    code, out, _ = live(capsys, *flags[:-1], tmp_path / "p.dat")
+    (line,) = (line for line in out.splitlines() if line.startswith("recorded"))
+    count = sum(map(len, open_events(tmp_path / "p.dat").packets()))
+    assert (code, line) == (0, f"recorded  {count:,} events")
 
 
 def test_a_recording_that_stops_early_is_an_error_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,6 +236,8 @@ def human_summary(summary: dict[str, Any]) -> str:
         lines.append(_energy_line(energy))
     if summary["memory"]:
         lines.append(traffic_line(summary["memory"]))
+    if summary["recorded_events"] is not None:
+        lines.append(f"recorded  {number_of(summary['recorded_events'], 'event') if summary['recorded_events'] else 'nothing'}")
     if summary["faults"]:
         lines.append(f"repaired  {list_counts(summary['faults'])}")
     if summary["source_lost"]:
