@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
         epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",
     )
     parser.add_argument("--weights", default="street", metavar=WEIGHTS,
-                        help="name of bundled weights, or a file that evburst convert wrote (default: street)")  # fmt: skip
+                        help="name of bundled weights, or a file that evburst convert wrote; with --onnx also one of "
+                        "evburst train (default: street)")  # fmt: skip
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--onnx", type=named_path, metavar="FILE",
                         help="write the ANN, for any batch and grid size; outputs are the head's raw maps")  # fmt: skip

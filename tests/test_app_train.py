@@ -405,9 +405,13 @@ def test_another_point_is_picked_without_measuring_again(
     measured = (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns
     assert convert("--pick", "0") == 0
     assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
-    assert convert("--pick", "0", "--set", "seed=1") == 0  # other windows
+    assert convert("--pick", "0", "--set", "seed=1") == 1  # other windows have another frontier
+    assert "were measured on other windows or another network: pass the settings" in capsys.readouterr().err
+    assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns == measured
+    assert convert("--budget", "0.5", "--set", "seed=1") == 0
     assert (tmp_path / "tiny_sensitivity.npz").stat().st_mtime_ns != measured
-    assert convert("--pick", "99999") == 1
+    assert convert("--pick", "0", "--set", "seed=1") == 0
+    assert convert("--pick", "99999", "--set", "seed=1") == 1
     assert "frontier has points 0 to" in capsys.readouterr().err
 
 

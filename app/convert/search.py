@@ -16,7 +16,7 @@ from tqdm import tqdm
 from evburst.app.console import show_progress
 from evburst.app.convert.conversion import Conversion
 from evburst.app.convert.scores import score
-from evburst.app.plots.conversion import draw_frontier, load_table, save_table, table_identity, write_frontier
+from evburst.app.plots.conversion import OtherTable, draw_frontier, load_table, save_table, table_identity, write_frontier
 from evburst.data.errors import ConfigError
 from evburst.eval.energy import HEADLINE
 from evburst.models.bundle import Bundle
@@ -143,7 +143,15 @@ def sensitivity_table(conversion: Conversion) -> SensitivityTable:
     grids, choices = conversion.grids[: c.sensitivity_windows], default_choices(c.phi_max, c.signed, c.uniform.typical)
     batches = [grids[i : i + 8] for i in range(0, len(grids), 8)]
     identity = table_identity(conversion.graph, c.timesteps, choices, grids)
-    start = load_table(path, identity, choices)
+    try:
+        start = load_table(path, identity, choices)
+    except OtherTable:
+        if c.pick is not None:
+            raise ConfigError(
+                f"pick {c.pick}: {path} and its frontier were measured on other windows or another network: pass the settings "
+                "of that conversion again (calibration_windows, sensitivity_windows, seed, ...), or choose by budget"
+            ) from None
+        start = None
     layers = sum(node.op == "relu" for node in conversion.graph.nodes)
     done = start.batches if start else 0
     with tqdm(total=layers * len(batches), initial=layers * done, desc="sensitivity", disable=not show_progress()) as bar:

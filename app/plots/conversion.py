@@ -37,12 +37,20 @@ def save_table(path: Path, table: SensitivityTable, identity: str) -> None:
         )
 
 
+class OtherTable(Exception):  # noqa: N818
+    """A table of sensitivities was measured on another network or on other windows."""
+
+
 def load_table(path: Path, identity: str, choices: tuple[Choice, ...]) -> SensitivityTable | None:
-    """Read the sensitivity table of these candidates; None if there is none, or if it has another identity."""
+    """Read the sensitivity table of these candidates; None if there is none.
+
+    Raises:
+        OtherTable: it has another identity.
+    """
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # NumPy leaves a damaged file open
             if str(file["identity"]) != identity:
-                return None
+                raise OtherTable
             layers = tuple(str(name) for name in file["layers"])
             return SensitivityTable(layers, choices, file["cost"], file["sensitivity"], int(file["batches"]))
     except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile, zlib.error):  # damaged

@@ -42,13 +42,20 @@ class AugmentConfig:
     Attributes:
         mirror: fraction of windows mirrored left to right.
         swap: fraction with swapped polarities.
-        zoom, zoom_range: fraction that is scaled and shifted, and range of the scale.
-        shift, shift_to: fraction that is shifted in addition, and maximum shift as a fraction of the sensor's sides.
-        rotate, rotate_deg: fraction that is rotated about the sensor's centre, and maximum angle.
-        shake, shake_px: fraction that is moved to and fro, as by an unsteady hand, and maximum amplitude.
-        stretch, stretch_range: fraction whose time is stretched (above 1) or compressed, and range of the factor.
-        thin, thin_to: fraction from which events are dropped, and the minimum fraction of events kept.
-        repeat, repeat_to: fraction whose events come in bursts, as from some sensors, and maximum mean length of a burst.
+        zoom: fraction that is scaled and shifted.
+        zoom_range: range of the scale.
+        shift: fraction that is shifted in addition.
+        shift_to: maximum shift as a fraction of the sensor's sides.
+        rotate: fraction that is rotated about the sensor's centre.
+        rotate_deg: maximum angle of the rotation.
+        shake: fraction that is moved to and fro, as by an unsteady hand.
+        shake_px: maximum amplitude of that motion.
+        stretch: fraction whose time is stretched (above 1) or compressed.
+        stretch_range: range of the factor on time.
+        thin: fraction from which events are dropped.
+        thin_to: minimum fraction of the events that is kept in those.
+        repeat: fraction whose events come in bursts, as from some sensors.
+        repeat_to: maximum mean length of such a burst, in events.
         noise_hz: maximum rate of background events per pixel; drawn from 0 upwards.
         erase: fraction in which a patch is blanked.
         mosaic: fraction composed of four windows.
