@@ -134,14 +134,14 @@ def _unknown_message(kind: type, name: str, value: object, where: str) -> str:
     while isinstance(value, dict) and len(value) == 1:  # section.name=value: extend the name while it is unambiguous
         ((inner, value),) = value.items()
         name = f"{name}.{inner}"
-    near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
-    near = near or difflib.get_close_matches(name.partition(".")[0], names, 1)
-    if is_dotted and near and near[0] == name:  # in a file; --set divides names at their dots
-        *sections, setting = (where + near[0]).split(".")
+    if is_dotted and name in names:  # in a file; --set divides names at their dots
+        *sections, setting = (where + name).split(".")
         text = f"{setting}: ..."
         for section in reversed(sections):
             text = f"{section}: {{{text}}}"
         return f"unknown setting {where + name!r}: in a file, write it as {text}"
+    near = difflib.get_close_matches(name, names, 1) or [known for known in names if known.endswith("." + name)]
+    near = near or difflib.get_close_matches(name.partition(".")[0], names, 1)
     top = [known for known in names if "." not in known]
     return f"unknown setting {where + name!r}" + (
         f"; did you mean {where + near[0]!r}?" if near else f"; known: {', '.join(top)}"

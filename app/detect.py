@@ -35,12 +35,13 @@ from evburst.app.runs import (
 )
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
+from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, require_all
-from evburst.data.events import SensorSize, no_usable_events
+from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
 from evburst.data.readers import open_events
-from evburst.data.slicing import first_us
+from evburst.data.slicing import first_sound_us, first_us
 from evburst.data.text import number_of, without_controls
 from evburst.eval.energy import energy_figures
 from evburst.models.bundle import Bundle
@@ -203,7 +204,7 @@ def detect_file(
     inference.warm_up(first, c.batch or BATCH)
     name = network_name(bundle, c)
     step_us = step_of(c.stride_ms, inference.voxel.window_us) if c.window_events is None else None
-    clock_us = first_us(recording) if recording.finite else None
+    clock_us = _began_us(recording, c, start_us, first)
     info = RunInfo(
         *(bundle.head.classes, stream.sensor_size, step_us, first.t0_us, name, c.fps, c.slow, c.track, c.lead_ms, clock_us)
     )
@@ -238,6 +239,15 @@ def _open_sink(stack: ExitStack, name: str, folder: Path, info: RunInfo) -> Sink
     sink = open_sink(name, folder, info)
     stack.callback(sink.close)
     return sink
+
+
+def _began_us(recording: EventStream, config: DetectConfig, start_us: int | None, first: EventWindow) -> int | None:
+    """Return the time of the recording's first event, which is read again only if filters may have removed it; None: a pipe."""
+    if not recording.finite:
+        return None
+    if start_us is not None:
+        return start_us - round(1e6 * config.start_s)
+    return first_us(recording) if config.filters.any_on or not len(first) else first_sound_us(columns(first)[0])
 
 
 def _summary(

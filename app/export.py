@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from evburst.app.console import LOG, run
 from evburst.app.flags import WEIGHTS, named_path
 from evburst.app.outputs.paths import refuse_overwriting
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, require_all
 from evburst.data.events import SensorSize
 
 if TYPE_CHECKING:
@@ -68,9 +68,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         "--memory needs --onnx-snn": args.onnx_snn or not args.memory,
         "--timesteps needs --onnx-snn or --nir: the ANN has none": args.timesteps is None or not args.onnx,
     }
-    for message, holds in needs.items():
-        if not holds:
-            raise ConfigError(message)
+    require_all(needs)
 
 
 def _export(args: argparse.Namespace) -> str:

@@ -342,9 +342,9 @@ def _add(parser: Any, setting: Setting, flag: Flag) -> None:
 
 def _default_text(default: str | None) -> str:
     shown = (default or "").strip("'\"")
-    if shown.startswith("(") and shown.endswith(")"):  # a tuple, as it is typed
-        shown = ",".join(part.strip().strip("'\"") for part in shown[1:-1].split(",") if part.strip()) or "()"
-    return "" if shown in ("", "None", "()", "False") else f"default: {'yes' if shown == 'True' else shown}"
+    if shown.startswith("("):  # a tuple, as it is typed
+        shown = ",".join(map(str, ast.literal_eval(shown)))
+    return "" if shown in ("", "None", "False") else f"default: {'yes' if shown == 'True' else shown}"
 
 
 def _metavar(name: str, kind: str) -> str:

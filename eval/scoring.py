@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import load_prophesee_boxes
-from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError, SettingValueError
+from evburst.data.errors import ConfigError, DataError, EvburstError, LabelError, SensorSizeError, require_all
 from evburst.data.events import SensorSize, check_sensor_size
 from evburst.data.readers import open_events, recording_suffixes
 from evburst.data.text import number_of
@@ -63,13 +63,13 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         names = [name.strip() for name in self.classes]
+        received = ", ".join(map(repr, self.classes)) or "none"
         checks = {
-            "classes must be names, none of them empty": bool(names) and all(names),
-            "classes must differ: each number is a class with a name of its own": len(set(names)) == len(names),
+            f"classes must be names, none of them empty; received {received}": bool(names) and all(names),
+            f"classes must differ: each number is a class with a name of its own; received {received}": len(set(names))
+            == len(names),
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise SettingValueError(f"{message}; received {', '.join(map(repr, self.classes)) or 'none'}")
+        require_all(checks)
 
 
 def find_protocol(name: str) -> Protocol:

@@ -33,7 +33,7 @@ from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.graph import Graph, Node
-from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_network, check_numbers, head_of, input_stride
+from evburst.models.layout import METADATA, NETWORK, VOXEL, check_layout, check_network, head_of, input_stride, out_of_range
 from evburst.models.schema import parse
 from evburst.models.spiking.network import SpikingParameters, spike_sizes
 from evburst.models.spiking.neurons import NeuronLayer
@@ -227,11 +227,8 @@ class Bundle:
             "voxel": asdict(self.voxel),
             "record": self.record,
         }
-        try:
-            for name, tensor in tensors.items():
-                check_numbers(name, tensor)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: not written, because it could not be read: {error}") from None
+        if wrong := next(filter(None, map(out_of_range, tensors, tensors.values())), ""):
+            raise CheckpointError(f"{path}: not written, because it could not be read: {wrong}")
         save_tensors(path, "detector", tensors, metadata)
 
     def _own_weights(self, conv: Node, read: Tensor | None) -> dict[str, Tensor]:
@@ -273,8 +270,8 @@ class Bundle:
                 head, voxel = head_of(content["head"]), VoxelConfig(**content["voxel"])
                 check_layout(graph, head, voxel.channels, content, layout)
                 tensors = {name: file.get_tensor(name).clone() for name in names}
-                for name, tensor in tensors.items():
-                    check_numbers(name, tensor)
+                if wrong := next(filter(None, map(out_of_range, tensors, tensors.values())), ""):
+                    raise CheckpointError(f"{wrong}: the file is damaged")
                 return cls._from_parts(graph, head, voxel, tensors, content)
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None

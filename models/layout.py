@@ -193,14 +193,14 @@ def input_stride(graph: Graph, head: HeadSpec) -> int:
     return max(*head.strides, graph.stride)
 
 
-def check_numbers(name: str, tensor: Tensor) -> None:
-    """Raise CheckpointError if a tensor holds NaN, infinity or a number outside LIMITS."""
+def out_of_range(name: str, tensor: Tensor) -> str:
+    """Say that a tensor holds NaN, infinity or a number outside LIMITS; "" if it holds none."""
     if tensor.dtype == torch.int8:
         low, high, (smallest, largest) = -127.0, 127.0, tensor.aminmax()
     else:
         (low, high), (smallest, largest) = LIMITS[name.split("/")[0]], tensor.aminmax()
-    if not (smallest >= low and largest <= high):
-        raise CheckpointError(f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}")
+    is_inside = smallest >= low and largest <= high
+    return "" if is_inside else f"{name!r} holds NaN, infinity or a number outside {low:g} to {high:g}"
 
 
 def _check_size(graph: Graph, weights: WeightShapes, shapes: Mapping[str, Shape], pixels: int) -> None:

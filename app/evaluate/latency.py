@@ -63,7 +63,7 @@ def time_networks(predictor: Predictor, windows: int, progress: Callable[[int], 
     chosen = evenly_spread(len(dataset), windows) if has_memory else spread_with_events(dataset, windows)
     latencies: list[list[float]] = [[] for _ in predictor.networks]
     for network in predictor.networks:
-        for size in (1, BATCH):
+        for size in (1,) if has_memory else (1, BATCH):  # with memory, windows run one after the other
             network.timed.warm_up(dataset[chosen[0]].window, size)
     for i in chosen:
         window = dataset[i].window

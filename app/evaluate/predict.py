@@ -148,12 +148,9 @@ class EvaluatedNetwork:
         detector = GridDetector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
         every = 1 if ann else ENGINES[detector.engine].count_every
-        self.timed = self.counted = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side, count_every=every)
-        if every > 1:
-            self.counted = Inference(detector, voxel, sensor_size, downsample=side)
-        if ann:
-            counting = _CountingAnn(bundle, post, device)
-            self.counted = Inference(counting, voxel, sensor_size, spiking=False, downsample=side)
+        counting = _CountingAnn(bundle, post, device) if ann else detector
+        self.timed = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side, count_every=every)
+        self.counted = Inference(counting, voxel, sensor_size, spiking=not ann, downsample=side)
 
     def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
         """Return the counts of the reference engine, which also include active neurons."""

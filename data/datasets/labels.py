@@ -102,15 +102,17 @@ def holds_yolo_labels(path: Path) -> bool:
     lists YOLO's classes."""
     if path.suffix.lower() != ".txt":
         return False
+    if path.name.lower() == "classes.txt":
+        return True
     try:
         with path.open("rb") as file:
             line = file.readline(1 << 10)
     except OSError:
         return False  # who reads it says why
-    return path.name.lower() == "classes.txt" or not line.strip() or is_yolo_label(line)
+    return not line.strip() or _is_yolo_label(line)
 
 
-def is_yolo_label(line: bytes) -> bool:
+def _is_yolo_label(line: bytes) -> bool:
     """Whether a line of text is a label of YOLO: a class id, then fractions of the picture, x and y first."""
     number, *values = line.split()[:5] or [b""]
     try:

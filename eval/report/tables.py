@@ -190,7 +190,11 @@ def memory_table(rows: Iterable[AnyNetwork]) -> Table:
             others = (m.alternatives or {}) if row.model == "snn" else {}
             qnn = others["qnn"].total_pj if "qnn" in others else None
             table.append([*_memory_cells(row.label, m), percent(m.share_of_ann), percent(qnn and m.total_pj / qnn)])
-            for name, title in (("ann_zero_skipping", "zero-skipping ANN"), ("qnn", f"{row.label} as a zero-skipping QNN")):
+            titles = {
+                "ann_zero_skipping": _ALTERNATIVES["ann_zero_skipping"],
+                "qnn": f"{row.label} as a {_ALTERNATIVES['qnn']}",
+            }
+            for name, title in titles.items():
                 if name in others and title not in (cells[0] for cells in table):
                     other = others[name]
                     shares = percent(other.total_pj / others["ann"].total_pj), percent(qnn and other.total_pj / qnn)

@@ -256,23 +256,25 @@ def _library_available(package: str) -> Callable[[str], str]:
     return available
 
 
-def _counting(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork | None:
-    """Engine that counts spikes for a library's, with the same spikes."""
-    return _int8(graph, parameters, max_count) if counting_engine("onnx") else None
+def _counting(name: str, graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork | None:
+    """Network of the engine that counts spikes for a library's, with the same spikes."""
+    other = counting_engine(name)
+    return ENGINES[other].build(graph, parameters, max_count) if other else None
 
 
 @engine("onnx", _library_available("onnxruntime"), exact_only=True, count_every=SAMPLED, counted_by="int8")
 def _onnx(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_onnxruntime
 
-    return ExportedNetwork(graph, parameters, open_onnxruntime, _counting(graph, parameters, max_count))
+    return ExportedNetwork(graph, parameters, open_onnxruntime, _counting("onnx", graph, parameters, max_count))
 
 
 @engine("openvino", _library_available("openvino"), exact_only=True, count_every=SAMPLED, counted_by="int8")
 def _openvino(graph: Graph, parameters: SpikingParameters, max_count: int) -> SpikingNetwork:
     from evburst.models.runtime.exported import ExportedNetwork, open_openvino
 
-    return ExportedNetwork(graph, parameters, open_openvino, _counting(graph, parameters, max_count), clip_first=True)
+    counting = _counting("openvino", graph, parameters, max_count)
+    return ExportedNetwork(graph, parameters, open_openvino, counting, clip_first=True)
 
 
 def _cuda_available(device: str) -> str:
