@@ -237,7 +237,8 @@ class SpikingWriter:
             gain = gain / layer.theta.double() if drive.add is None else torch.ones_like(gain)
         steps = torch.round((bias + shift).double() / scale.double()).clamp(-(2**31), 2**31 - 1).to(torch.int32)
         unit = self._onnx.constant(f"{node.name}.gain", gain.float().numpy())
-        kernel, name = self._onnx.integers(f"{node.name}.weight", integers.numpy(), unit), f"{node.name}.bias"
+        kernel = self._onnx.kernel(f"{node.name}.weight", integers.numpy(), unit, highest=int(x.high.max(initial=0)))
+        name = f"{node.name}.bias"
         added = self._onnx.constant(name, bias.numpy()) if drive is None else self._onnx.integers(name, steps.numpy(), unit)
         current = self._onnx.emit("Conv", [source, kernel, added], f"{node.name}.current", **window)
         return Signal(current, x.length, units=drive is not None)
