@@ -1,5 +1,7 @@
 """The ANN with counters: how many multiply-accumulates hardware would perform that skips zeros, or what equals silence.
 
+Zeros among the weights of a pruned convolution (models/spiking/cost.py) are skipped as well, as in the spiking network.
+
 An input equals silence if it has the value that it has in a window without events, within float32 rounding: libraries add up
 in an order that depends on the size of a batch.
 """
@@ -15,7 +17,7 @@ from torch import Tensor
 from evburst.data._numba import njit
 from evburst.data.stats import ActivityStats
 from evburst.models.graph import Graph, Memory, Node, Runner
-from evburst.models.spiking.cost import coverage, dense_macs
+from evburst.models.spiking.cost import dense_macs, synapses
 from evburst.models.spiking.network import SpikingParameters
 
 _ROUNDING = 1e-5
@@ -53,8 +55,7 @@ class ActivityRunner(Runner):
             self._dense = dense_macs(self.graph, channels, height, width)
             for node in self.graph.nodes:
                 if node.op == "conv":
-                    outputs = len(self.graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
-                    self._fan_out[node.name] = outputs * coverage(self.graph, node, shapes).to(grid.device)
+                    self._fan_out[node.name] = synapses(self.graph, node, shapes).to(grid.device, torch.int32)
             self._silent = _SilentInputs(self.graph).of(torch.zeros_like(grid[:1]))
         self._beyond: dict[str, np.ndarray] = {}
         self._effective: dict[str, np.ndarray] = {}
@@ -84,7 +85,7 @@ def macs_read(x: Tensor, silent: Tensor, fan_out: Tensor) -> tuple[NDArray[np.fl
     Args:
         x: its inputs, `(N, C, H, W)` float32.
         silent: its inputs in a window without events, `(1, C, H, W)` float32.
-        fan_out: number of weights that one channel of an input at each position meets, `(H, W)` float64.
+        fan_out: number of weights that each of them meets, `(C, H, W)` int32.
 
     Returns:
         Those of each image, `(N,)`: for inputs that are not zero, and for inputs that differ from silence.
@@ -93,14 +94,14 @@ def macs_read(x: Tensor, silent: Tensor, fan_out: Tensor) -> tuple[NDArray[np.fl
     if x.is_cuda:
         return weighted(x != 0, fan_out), weighted((x - silent).abs() > limit, fan_out)
     effective, beyond = np.empty(len(x)), np.empty(len(x))
-    inputs, reference = (tensor.contiguous().flatten(2).numpy() for tensor in (x, silent))
-    _count_read(inputs, reference[0], np.float32(limit), fan_out.flatten().numpy(), effective, beyond)
+    inputs, reference, meets = (tensor.contiguous().flatten(-2).numpy() for tensor in (x, silent, fan_out))
+    _count_read(inputs, reference[0], np.float32(limit), meets, effective, beyond)
     return effective, beyond
 
 
 def weighted(read: Tensor, fan_out: Tensor) -> NDArray[np.float64]:
-    """Channels read at each position, times the number of weights that an input at that position meets: of each image."""
-    macs: NDArray[np.float64] = (read.sum(1) * fan_out).flatten(1).sum(1).cpu().numpy()
+    """Number of weights that the inputs meet that are read: of each image."""
+    macs: NDArray[np.float64] = (read * fan_out).flatten(1).sum(1, dtype=torch.float64).cpu().numpy()
     return macs
 
 
@@ -118,15 +119,13 @@ def _active_units(out: Tensor) -> NDArray[np.int64]:
 def _count_read(inputs, silent, limit, fan_out, effective, beyond):  # type: ignore[no-untyped-def]
     images, channels, positions = inputs.shape
     for i in prange(images):
-        read, differing = np.zeros(positions, np.int32), np.zeros(positions, np.int32)
+        read = differing = np.int64(0)
         for c in range(channels):
             for k in range(positions):
-                read[k] += inputs[i, c, k] != 0
-                differing[k] += abs(inputs[i, c, k] - silent[c, k]) > limit
-        effective[i] = beyond[i] = 0.0
-        for k in range(positions):
-            effective[i] += read[k] * fan_out[k]
-            beyond[i] += differing[k] * fan_out[k]
+                meets = np.int64(fan_out[c, k])
+                read += meets * (inputs[i, c, k] != 0)
+                differing += meets * (abs(inputs[i, c, k] - silent[c, k]) > limit)
+        effective[i], beyond[i] = read, differing
 
 
 @njit(cache=True, nogil=True, parallel=True)

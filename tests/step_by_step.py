@@ -79,7 +79,8 @@ class StepByStep:
 
 
 def operations_by_force(slow: StepByStep, images: int) -> Tensor:
-    """Synaptic operations `(N,)` of what it ran: every convolution again with all weights 1 on the spikes that reach it.
+    """Synaptic operations `(N,)` of what it ran: every convolution again on the spikes that reach it, with ones for
+    weights.
 
     The sum of its output is its operations. A spike that reaches a neuron without a convolution between is one.
     """
@@ -90,10 +91,16 @@ def operations_by_force(slow: StepByStep, images: int) -> Tensor:
             brute += torch.stack(slow.spikes[node.inputs[0]]).double().sum((0, 2, 3, 4))
         if node.op != "conv":
             continue
-        ones = torch.ones_like(graph.tensors[f"{node.name}.weight"]).double()
+        ones = ones_for_synapses(graph.tensors[f"{node.name}.weight"]).double()
         arriving = slow.spikes[node.inputs[0]]
         steps = arriving[:1] if node.inputs[0] == graph.nodes[0].name else arriving  # the first current is computed once
         a = node.attrs
         for spikes in steps:
             brute += F.conv2d(spikes.double(), ones, None, a["stride"], a["padding"], a["dilation"], a["groups"]).sum((1, 2, 3))
     return brute
+
+
+def ones_for_synapses(weight: Tensor) -> Tensor:
+    """Ones for weights; 0 for the zeros of a convolution of which more than an eighth are zero."""
+    zeros = sum(value == 0 for value in weight.flatten().tolist())
+    return torch.ones_like(weight) if 8 * zeros <= weight.numel() else (weight != 0).to(weight.dtype)

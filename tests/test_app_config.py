@@ -176,6 +176,13 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
             "continue without a descent keeps the energy",
         ),
         (ConvertConfig, {"weights": "a", "out": "b", "noise": 0.7}, "burst and noise are limits of the gradient descent"),
+        (ConvertConfig, {"weights": "a", "out": "b", "prune": 0.4}, "prune is a part of the gradient descent"),
+        (ConvertConfig, {"weights": "a", "out": "b", "level": "advanced", "prune": 1.0}, "prune must be a share"),
+        (
+            ConvertConfig,
+            {"weights": "a", "out": "b", "level": "advanced", "prune": 0.4, "advanced_weights": False},
+            "prune changes weights",
+        ),
         (ConvertConfig, {"weights": "a", "out": "b", "calibration_windows": -1}, "calibration_windows, advanced_windows"),
         (ConvertConfig, {"weights": "a", "out": "b", "sensitivity_windows": 0}, "sensitivity_windows must"),
         (ConvertConfig, {"weights": "a", "out": "b", "advanced_windows": -1}, "advanced_windows and"),

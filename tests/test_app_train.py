@@ -40,6 +40,7 @@ from evburst.data.errors import CheckpointError, ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.files import only_writer, part_of
 from evburst.data.writers import write_events
+from evburst.models.activity import footprint
 from evburst.models.bundle import Bundle, load_tensors, save_tensors
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.remembering import remembering
@@ -486,8 +487,10 @@ def test_advanced_calibration_and_its_continuation(
         patched.setattr(Distillation, "learn", out_of_memory)
         assert convert(*onward) == 1
     assert "advanced_batch: 2 windows per step do not fit into the memory" in capsys.readouterr().err
-    assert convert(*onward, "--set", "advanced_batch=1") == 0
+    assert convert(*onward, *sets("advanced_batch=1", "prune=0.4")) == 0
+    assert 0.4 <= footprint(Bundle.load(second).spiking)[1] < 0.45
     record = load_tensors(second, "detector")[1]["record"]["conversion"]
+    assert record["prune"] == 0.4
     assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", False)
     assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
     assert record["continued_from"]["budget"] == 0.5

@@ -11,24 +11,29 @@ from evburst.data.stats import ActivityStats
 from evburst.models.activity import ActivityRunner, macs_read, weighted
 from evburst.models.graph import Graph, Node, Runner
 from evburst.models.spiking.convert.fold import trace
+from tests.step_by_step import ones_for_synapses
 
 
 class BruteForce(Runner):
-    """Convolves where the input is not zero with a weight of ones, for every output channel."""
+    """Convolves where the input is not zero with ones for weights, for every output channel."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self.counts: dict[str, Tensor] = {}
 
     def conv(self, node: Node, x: Tensor) -> Tensor:
-        a, weight = node.attrs, torch.ones_like(self.graph.tensors[f"{node.name}.weight"])
+        a, weight = node.attrs, ones_for_synapses(self.graph.tensors[f"{node.name}.weight"]).float()
         once = F.conv2d((x != 0).float(), weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
         self.counts[node.name] = once.double().flatten(1).sum(1)
         return super().conv(node, x)
 
 
-def test_counts_equal_brute_force(network: nn.Module, grid: Tensor) -> None:
+@pytest.mark.parametrize("zeros", [0.0, 0.06, 0.5, 1.0])
+def test_counts_equal_brute_force(network: nn.Module, grid: Tensor, zeros: float) -> None:
     graph = trace(network, grid)
+    pruned = [tensor for name, tensor in graph.tensors.items() if name.endswith(".weight")][2:]
+    for weight in pruned:
+        weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < zeros] = 0
     outputs, stats = ActivityRunner(graph).run(grid)
     brute = BruteForce(graph)
     for mine, theirs in zip(outputs, brute(grid), strict=True):
@@ -82,7 +87,7 @@ def test_one_pass_counts_what_is_counted_on_a_gpu(form: str) -> None:
         x, silent = x[:, 2:7], silent[:, 2:7]
     elif form == "channels last":
         x = x.to(memory_format=torch.channels_last)
-    fan_out = torch.randint(1, 600, (7, 11), generator=generator).double()
+    fan_out = torch.randint(0, 600, (x.shape[1], 7, 11), generator=generator, dtype=torch.int32)
     effective, beyond = macs_read(x, silent, fan_out)
     assert effective.tolist() == weighted(x != 0, fan_out).tolist()
     assert beyond.tolist() == weighted((x - silent).abs() > 1e-5 * silent.max(), fan_out).tolist()
@@ -102,7 +107,7 @@ class BeyondByForce(Runner):
             self.resting[node.name] = x
         else:
             changed = ((x - self.resting[node.name]).abs() > 1e-4).float()
-            a, weight = node.attrs, torch.ones_like(self.graph.tensors[f"{node.name}.weight"])
+            a, weight = node.attrs, ones_for_synapses(self.graph.tensors[f"{node.name}.weight"]).float()
             once = F.conv2d(changed, weight, None, a["stride"], a["padding"], a["dilation"], a["groups"])
             self.beyond[node.name] = once.double().flatten(1).sum(1).tolist()
         return super().conv(node, x)

@@ -542,10 +542,13 @@ def test_the_table_of_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @integers
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("takes_back", [False, True], ids=["plain", "signed"])
+@pytest.mark.parametrize("wide", [False, True], ids=["16 bits", "32 bits"])
 def test_windows_in_sequence_are_counted_where_the_channels_of_a_block_differ_in_fan_out(
-    timesteps: int, takes_back: bool
+    timesteps: int, takes_back: bool, wide: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Busy, nearly empty and empty windows after one another, in which rows, tiles or all of a layer is that of silence."""
+    if wide:
+        monkeypatch.setattr("evburst.models.runtime.int8.tables.LARGEST_FAN_OUT", 90)  # that of some layers is larger
     generator = torch.Generator().manual_seed(5)
     same = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
     nodes = [
@@ -563,6 +566,7 @@ def test_windows_in_sequence_are_counted_where_the_channels_of_a_block_differ_in
     tensors: dict[str, Tensor] = {}
     for name, out, into in (("c1", 40, 2), ("c2", 33, 20), ("c3", 3, 25), ("c4", 17, 33)):
         weight = torch.randint(-20, 21, (out, into, 3, 3), generator=generator).float()
+        weight[torch.rand(weight.shape, generator=generator) < 0.3] = 0
         weight.view(out, -1)[:, 0] = 127  # whole numbers of 64ths, which rounding to 8 bits keeps
         tensors |= {f"{name}.weight": weight / 64, f"{name}.bias": torch.randint(-60, 30, (out,), generator=generator) / 64}
     neurons = {

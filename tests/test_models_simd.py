@@ -144,7 +144,7 @@ def test_neurons_of_either_width_are_the_specified_ones(
     size = emit.PIXELS * lanes
     acc = rng.integers(-200, 400, (timesteps + 1) * size).astype(np.int32)  # of which the first tile is not read
     scale, bias = (rng.integers(1, 9, lanes).astype(np.float32) / d for d in (256, 8))  # exact: no rounding to differ by
-    limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(1, 99, 2 * pixels).astype(np.int32)
+    limits, fan_out = np.full(lanes, phi, np.float32), rng.integers(0, 2**15, (pixels, 2, lanes)).astype(np.int16)
     out, totals = np.full((timesteps, pixels + 1, 2, lanes), 77, np.uint8), np.zeros(16, np.int64)
     resting = np.minimum(rng.integers(-2, phi + 1, (timesteps, pixels + 1, 2, lanes)).clip(0), phi)
     silent = (resting.cumsum(0) if signed else resting).astype(np.uint8)
@@ -156,13 +156,13 @@ def test_neurons_of_either_width_are_the_specified_ones(
         at, pitch = out.shape[3], 2 * out.shape[3]
         flat, apart, pixels = out.reshape(-1), out.shape[1] * pitch, out.shape[1] - 1
         fire(
-            acc, size, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, pixels, fan_out, 0, 2, totals,
+            acc, size, step, out.shape[0], scale, bias, limits, 0, flat, at, apart, pitch, pixels, fan_out, 0, pitch, totals,
             silent.reshape(-1), changed,
         )  # fmt: skip
 
     elapsed = np.arange(1, timesteps + 1, dtype=np.float32)[:, None] if signed else np.ones((1, 1), np.float32)
     scales = scale * (elapsed if constant else np.ones_like(elapsed))
-    run(acc, 0 if constant else size, scales, bias * elapsed, limits, out, fan_out, totals, silent, changed)
+    run(acc, 0 if constant else size, scales, bias * elapsed, limits, out, fan_out.reshape(-1), totals, silent, changed)
     sums = acc.reshape(timesteps + 1, emit.PIXELS, lanes)[1:, :pixels]
     currents = sums[:1] if constant else sums
     if signed and not constant:  # what is read is summed over time
@@ -174,10 +174,10 @@ def test_neurons_of_either_width_are_the_specified_ones(
     assert (out[:, :pixels, 1] == written).all()
     assert (out[:, :, 0] == 77).all()
     assert (out[:, pixels] == 77).all()
-    reached, expected = fan_out[::2], list[float]()
+    reached, expected = fan_out[:, 0].astype(np.int64), list[float]()
     differences = spikes - resting[:, :pixels, 1]
     for emitted in (spikes, differences):
-        counts, bursts = np.abs(emitted).sum((0, 2)), (emitted != 0).sum((0, 2))
+        counts, bursts = np.abs(emitted).sum(0), (emitted != 0).sum(0)
         expected += counts.sum(), (counts * reached).sum(), bursts.sum(), (bursts * reached).sum()
     assert totals.reshape(8, 2).sum(1).tolist() == [int(n) for n in expected]
     assert changed[1::2].tolist() == [*(differences != 0).any((0, 2)), 77]

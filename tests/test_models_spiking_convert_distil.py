@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import evburst.models.spiking.convert.distil as distil_module
 import evburst.models.spiking.convert.fire as fire_module
 import evburst.models.spiking.rounding as rounding_module
 from evburst.data.boxes import iou_matrix
@@ -250,6 +251,43 @@ def test_it_learns_to_do_with_shorter_bursts(graph: Graph, batches: list[Tensor]
     assert seen[0].burst == pytest.approx(spent_on(start, batches[0]), rel=1e-4)
 
 
+def zeros_of(graph: Graph) -> float:
+    weights = [tensor for name, tensor in graph.tensors.items() if name.endswith(".weight")]
+    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def test_it_learns_to_do_with_fewer_synapses(
+    graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
+) -> None:
+    """Half of the weights are zero, which costs less than it loses, and stay so when it learns on."""
+    unseen = batches[40]
+
+    def operations(converted: tuple[Graph, SpikingParameters]) -> float:
+        return float(synaptic_ops(SpikingNetwork(*converted).run(unseen)[1]).mean())
+
+    learned = distil(graph, *calibrated, SPEC, batches[:40] * 4, Descent(160, prune=0.5))
+    assert 0.5 <= zeros_of(learned[0]) < 0.55
+    assert operations(learned) < 0.65 * operations(calibrated)
+    student = Student(*calibrated, torch.device("cpu"))
+    student.leave_out(0.5)
+    at_once = Graph(graph.nodes, graph.outputs, student.tensors_now()), student.parameters_now()
+    assert mean_divergence(graph, learned, unseen) < 0.7 * mean_divergence(graph, at_once, unseen)
+    further = distil(graph, *learned, SPEC, batches[:5], Descent(5))
+    for name, tensor in learned[0].tensors.items():
+        assert not name.endswith(".weight") or bool((further[0].tensors[name][tensor == 0] == 0).all())
+    first: list[Progress] = []
+    distil(graph, *learned, SPEC, batches[:1], Descent(1, 1e9), first.append)
+    counted = float(synaptic_ops(SpikingNetwork(*learned).run(batches[0])[1]).mean())
+    assert first[0].operations == pytest.approx(counted, rel=1e-4)
+
+
+def test_most_weights_are_left_out_early() -> None:
+    descent = Descent(100, prune=0.6)
+    shares = [descent.pruned_at(step, 0.1) for step in (0, 10, 25, 50, 99)]
+    assert shares == pytest.approx([0.1, 0.344, 0.5375, 0.6, 0.6])
+    assert Descent(100, prune=0.2).pruned_at(50, 0.3) == 0.3
+
+
 def spent_on(converted: tuple[Graph, SpikingParameters], grids: Tensor) -> float:
     """Mean burst as the reference engine counts it."""
     layers = SpikingNetwork(*converted).run(grids)[1].layers
@@ -297,11 +335,12 @@ def test_scattered_events_are_as_many_as_stated() -> None:
 
 
 def test_interrupted_and_resumed_is_uninterrupted(
-    graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters]
+    graph: Graph, batches: list[Tensor], calibrated: tuple[Graph, SpikingParameters], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin() -> Distillation:
-        return Distillation(graph, *calibrated, SPEC, Descent(6, 5000.0, 1.2, 0.5))
+        return Distillation(graph, *calibrated, SPEC, Descent(6, 5000.0, 1.2, 0.5, prune=0.4))
 
+    monkeypatch.setattr(distil_module, "PRUNING_EVERY", 2)
     whole, first, second = begin(), begin(), begin()
     for grids in batches[:6]:
         whole.learn(grids)

@@ -36,8 +36,15 @@ def test_folded_equals_step_by_step(graph: Graph, grid: Tensor, timesteps: int, 
             assert layer.spikes.tolist() == spikes.tolist(), layer.name
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.06, 0.6])
 @pytest.mark.parametrize(("timesteps", "phi"), [(1, 8), (3, 2)])
-def test_synaptic_operations_equal_spikes_convolved_with_ones(graph: Graph, grid: Tensor, timesteps: int, phi: int) -> None:
+def test_synaptic_operations_equal_spikes_convolved_with_ones(
+    graph: Graph, grid: Tensor, timesteps: int, phi: int, zeros: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in graph.tensors.items():
+        if name.endswith(".weight"):
+            tensor[torch.rand(tensor.shape, generator=generator) < zeros] = 0
     parameters = spiking(graph, grid, timesteps, phi)
     slow = StepByStep(graph, parameters)
     slow.run(grid)

@@ -15,7 +15,7 @@ from evburst.models.spiking.convert.fold import trace
 from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
 from tests.conftest import EveryOperation, FurtherOperations, drawn, spiking
 from tests.differences import DifferenceNetwork
-from tests.step_by_step import StepByStep
+from tests.step_by_step import StepByStep, ones_for_synapses
 
 
 @pytest.fixture(params=[EveryOperation, FurtherOperations])
@@ -160,7 +160,7 @@ def differences_by_force(slow: StepByStep, silent: StepByStep, images: int) -> T
             if node.op == "relu":
                 brute += arriving[0].double().sum((1, 2, 3))
             if node.op == "conv" and (t == 0 or node.inputs[0] != graph.nodes[0].name):  # the first current is computed once
-                a, ones = node.attrs, torch.ones_like(graph.tensors[f"{node.name}.weight"]).double()
+                a, ones = node.attrs, ones_for_synapses(graph.tensors[f"{node.name}.weight"]).double()
                 settings = None, a["stride"], a["padding"], a["dilation"], a["groups"]
                 brute += F.conv2d(arriving[0].double(), ones, *settings).sum((1, 2, 3))
     return brute

@@ -41,6 +41,8 @@ class ConvertConfig:
             relative to a quantised network that skips zeros (INT8). None: no limit.
         noise: limit that advanced calibration sets to what scattered events cost, in operations beyond silence. 1 allows few of
             them a tenth of a training window's operations, and those of a noisy sensor a quarter. None: no limit.
+        prune: share of the weights that are zero after advanced calibration, the smallest of every output channel: they are no
+            synapses and cost no energy. None: those that are zero stay so.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
@@ -86,6 +88,7 @@ class ConvertConfig:
     budget: float | None = None
     burst: float | None = None
     noise: float | None = None
+    prune: float | None = None
     max_loss: float | None = None
     compress: float | None = None
     pick: int | None = None
@@ -142,6 +145,10 @@ class ConvertConfig:
             "advanced_batch must be positive": self.advanced_batch > 0,
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
+            "prune must be a share of at least 0 and below 1": self.prune is None or 0 <= self.prune < 1,
+            "prune is a part of the gradient descent: add --level advanced, with advanced_windows above 0": self.prune is None
+            or self.distils,
+            "prune changes weights: leave out advanced_weights=false": self.prune is None or self.advanced_weights,
             "burst must be above 1": self.burst is None or self.burst > 1,
             "noise must be positive": self.noise is None or self.noise > 0,
             "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,

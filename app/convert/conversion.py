@@ -138,7 +138,7 @@ class Conversion:
         operations = None if share is None else share / self.share_per_operation()
         if operations is None and c.continues:
             operations = self.measured(bundle).operations
-        descent = Descent(steps, operations, c.burst, c.noise, c.advanced_rate * rate_of(batch), c.advanced_weights)
+        descent = Descent(steps, operations, c.burst, c.noise, c.advanced_rate * rate_of(batch), c.advanced_weights, c.prune)
         learning = Distillation(self.graph, bundle.spiking, bundle.parameters, self.head, descent, device)
 
         def learned() -> Bundle:

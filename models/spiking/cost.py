@@ -1,10 +1,11 @@
 """Cost of a spike: the exact number of weights it meets, for every neuron of a graph (docs/method.md#energy).
 
 The fan-out of a neuron is the derivative of the sum of all convolution outputs, with all weights set to 1, with respect to its
-spike. One backward pass over the graph per input size computes it for all neurons. Spikes that a max-pool passes on are
-counted at the pool, those that a hold passes on or repeats at the hold. A spike that reaches a neuron without a convolution in
-between (the shortcut of a residual block) costs one accumulate, like a synapse of weight 1. A spike before an average pool
-meets the weights that read any of its windows.
+spike. In a pruned convolution (see SPARSE), weights of zero are no synapses and cost nothing. One backward pass over the graph
+per input size computes the fan-outs of all neurons. Spikes that a max-pool passes on are counted at the pool, those that a hold
+passes on or repeats at the hold. A spike that reaches a neuron without a convolution in between (the shortcut of a residual
+block) costs one accumulate, like a synapse of weight 1. A spike before an average pool meets the weights that read any of its
+windows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ KINDS: dict[str, Literal["input", "neuron", "pool", "memory"]] = {
 """Kind of `LayerStats` of the operations that emit spikes."""
 
 
+SPARSE = 1 / 8
+"""A convolution with a larger share of zeros is pruned: with a bit for each of its weights and 8 for each that is not zero, it
+is smaller than with 8 for all, and hardware passes over the others. Rounding makes fewer zeros than that."""
+
+
 def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:
     """Number of weights that one spike at every position of every source meets.
 
@@ -49,9 +55,7 @@ def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: 
     for node in reversed(graph.nodes):
         own = fan_out.get(node.name)
         if node.op == "conv" and only in (None, node.name):
-            _, rows, columns = shapes[node.inputs[0]]
-            out_channels = len(graph.tensors[f"{node.name}.bias"]) // node.attrs["groups"]
-            add(node.inputs[0], out_channels * coverage(graph, node, shapes).view(1, rows, columns))
+            add(node.inputs[0], synapses(graph, node, shapes))
         elif node.op == "relu" and only is None:
             add(node.inputs[0], torch.ones(1, 1, 1))
         elif own is None:
@@ -106,27 +110,44 @@ def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> Mem
 def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
     """Number of output positions that each input position of a convolution contributes to, `(H, W)` float64."""
     kernel = graph.tensors[f"{node.name}.weight"].shape[2:]
-    ones = torch.ones((1, *shapes[node.name][1:]), dtype=torch.float64)
-    return _spread(ones, list(kernel), node, shapes[node.inputs[0]][1:])[0]
+    rows, columns = (read.sum((0, 2)) for read in _reads(node, list(kernel), shapes))
+    return torch.outer(rows, columns)
+
+
+def synapses(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
+    """Number of weights that every input of a convolution meets, `(C, H, W)` float64.
+
+    Args:
+        graph: the network.
+        node: the convolution.
+        shapes: of its nodes, see `Graph.shapes`.
+    """
+    weight = graph.tensors[f"{node.name}.weight"]
+    kept = kept_weights(weight).double().cpu()
+    meets = torch.cat([of_group.sum(0) for of_group in kept.chunk(node.attrs["groups"])])
+    rows, columns = (read.sum(2) for read in _reads(node, list(weight.shape[2:]), shapes))
+    return torch.einsum("crs,ry,sx->cyx", meets, rows, columns)
+
+
+def kept_weights(weight: Tensor) -> Tensor:
+    """Which weights of a convolution are synapses, bool: all, or if it is pruned (see SPARSE) those that are not zero."""
+    kept = weight != 0
+    return kept if int(kept.sum()) < (1 - SPARSE) * kept.numel() else torch.ones_like(kept)
 
 
 def _before_average(fan_out: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
     """Fan-out `(C, H, W)` of a spike before an average pool, given that of a spike after it, `fan_out`."""
-    shape = shapes[node.inputs[0]]
     if node.attrs["kernel"] is None:
-        return fan_out.expand(shape)
-    return _spread(fan_out, node.attrs["kernel"], node, shape[1:])
+        return fan_out.expand(shapes[node.inputs[0]])
+    rows, columns = (read.sum(0) for read in _reads(node, node.attrs["kernel"], shapes))
+    return rows @ fan_out.double() @ columns.T
 
 
-def _spread(values: Tensor, kernel: list[int], node: Node, size: tuple[int, int]) -> Tensor:
-    """Sum, for each of the `(C, *size)` inputs of a windowed operation, the `(C, h, w)` outputs that it contributes to."""
-    a = node.attrs
-    dilation = a.get("dilation", [1, 1])
-    unread = [  # rows and columns at the far border that no window reads
-        length - ((out - 1) * stride - 2 * pad + gap * (k - 1) + 1)
-        for length, out, stride, pad, gap, k in zip(
-            size, values.shape[1:], a["stride"], a["padding"], dilation, kernel, strict=True
-        )
-    ]
-    taps = torch.ones((1, 1, *kernel), dtype=values.dtype)
-    return F.conv_transpose2d(values[:, None], taps, None, a["stride"], a["padding"], unread, 1, dilation)[:, 0]
+def _reads(node: Node, kernel: list[int], shapes: dict[str, tuple[int, int, int]]) -> list[Tensor]:
+    """Which inputs a windowed operation reads, for rows and for columns: `(taps, inputs, outputs)` float64, 0 or 1."""
+    a, found = node.attrs, []
+    sizes = shapes[node.inputs[0]][1:], shapes[node.name][1:], kernel, a["stride"], a["padding"], a.get("dilation", [1, 1])
+    for inputs, outputs, taps, stride, padding, dilation in zip(*sizes, strict=True):
+        tap, read = torch.arange(taps)[:, None, None], torch.arange(inputs)[:, None]
+        found.append((read == torch.arange(outputs) * stride - padding + tap * dilation).double())
+    return found

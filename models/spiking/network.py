@@ -169,6 +169,10 @@ class SpikingNetwork(Runner):
             self._silent_counts[key] = timesteps, counts
         return counts
 
+    def synapses(self) -> Graph:
+        """The graph whose weights are counted."""
+        return self.graph
+
     def begin(self, grid: Tensor, timesteps: int | None = None, state: SpikingState | None = None) -> dict[str, int]:
         """Prepare for a batch `(N, 2 * bins, H, W)`; returns the ANN's multiply-accumulates by node.
 
@@ -185,7 +189,7 @@ class SpikingNetwork(Runner):
         channels, height, width = grid.shape[1:]
         key = channels, height, width, grid.device
         if key not in self._costs:
-            maps = {name: counts.to(grid.device) for name, counts in fan_out_maps(self.graph, channels, height, width).items()}
+            maps = {name: own.to(grid.device) for name, own in fan_out_maps(self.synapses(), channels, height, width).items()}
             self._costs[key] = maps, dense_macs(self.graph, channels, height, width)
         self._fan_out, macs = self._costs[key]
         return macs

@@ -28,8 +28,8 @@ from evburst.data._numba import njit
 from evburst.models.runtime.int8.records import COUNTERS, FIRE, MAX_POOL, READ_OUT, UPSAMPLE
 from evburst.models.runtime.int8.rows import (
     add,
-    count_by_channel,
     count_silent_row,
+    count_wide,
     fire,
     has_changed,
     max_pool,
@@ -65,7 +65,8 @@ def run_operations(  # type: ignore[no-untyped-def]
         factors: int32, that counts are multiplied by before they are added.
         scale, bias: float32 `(T, C)` per output channel, or `(1, C)` if equal at every timestep.
         limits: float32 (C), burst limits.
-        fan_out: int32, number of weights that a spike meets.
+        fan_out: number of weights that a spike meets: position of every row, int32; the rows, int16; and int32 for those of
+            wide operations.
         arena, silent: uint8 spike counts of this window, and of a window without events.
         changed: uint8 flags, one for every LANES elements of the arena; those of the first timestep stand for all timesteps.
         maps, silent_maps: float32 read-outs of this window, and of a window without events.
@@ -113,7 +114,6 @@ def _work(  # type: ignore[no-untyped-def]
         share = _share_changed(operation, terms, changed) if skip_silence else 1.0
         skip, nothing = share <= MAX_CHANGED_SHARE, share == 0
         skip_rows = skip and operation.kind != UPSAMPLE
-        by_channel = (operation.kind == FIRE or operation.kind == MAX_POOL) and not operation.uniform
         if nothing and thread == 0:
             for image in range(images):
                 for k in range(COUNTERS // 2):
@@ -145,9 +145,9 @@ def _work(  # type: ignore[no-untyped-def]
                     upsample(operation, terms[operation.first_term], state, skip, timesteps, place)
                 else:
                     add(operation, terms, factors, state, timesteps, place)
-                if by_channel and not nothing:
+                if operation.wide >= 0 and not nothing:
                     blocks = min(together, operation.blocks - block)
-                    count_by_channel(operation, fan_out, state, timesteps, place, blocks, own)
+                    count_wide(operation, fan_out[2], state, timesteps, place, blocks, own)
                 for k in range(COUNTERS):
                     counts[index, image, k] += own[k]
                 done += 1
@@ -180,10 +180,10 @@ def tally_silence(operations, fan_out, silent, summed, timesteps, tiles):  # typ
                 for column in range(operation.columns):
                     if column % PIXELS == 0:
                         counts[:] = 0
-                    fan_out_at = operation.fan_out + (row * operation.columns + column) * operation.blocks + block
+                    fan_out_at = fan_out[0][operation.fan_out + row] + (column * operation.blocks + block) * LANES
                     at = operation.out + row * operation.out_row + column * operation.out_pixel + block * LANES
                     by_sums = summed and timesteps > 1
-                    count_pixel(silent, silent, at, operation.out_step, timesteps, by_sums, fan_out, fan_out_at, counts)
+                    count_pixel(silent, silent, at, operation.out_step, timesteps, by_sums, fan_out[1], fan_out_at, counts)
                     if column % PIXELS == PIXELS - 1 or column == operation.columns - 1:
                         for k in range(4):
                             tiles[index, k] = counts[2 * k] + counts[2 * k + 1]

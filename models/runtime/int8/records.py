@@ -20,7 +20,7 @@ def _sources(folder: Path) -> str:
 
 
 _FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush together channel constant
-    out out_step out_image out_row out_pixel fan_out by_channel uniform factor tiles"""
+    out out_step out_image out_row out_pixel fan_out wide factor tiles"""
 OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_{_sources(Path(__file__).parent)}")])
 """One operation. Distances and positions are in elements.
 
@@ -32,9 +32,8 @@ together: number of blocks that are summed together; QUAD if steps whose counts 
 channel: index of the first channel in scale, bias and limits.
 constant: whether its current is equal at every timestep.
 out, out_step, out_image, out_row, out_pixel: position of the counts or maps, and distances of timesteps, images, rows, pixels.
-fan_out: position of the fan-out `(rows, columns, blocks)`.
-uniform: whether the channels of each block have equal fan-out; else `by_channel` is the position of one per channel,
-    `(rows, columns, blocks * LANES)`.
+fan_out: where it is stated, row by row, at which position the fan-outs `(columns, blocks * LANES)` of its spikes are.
+wide: position of the fan-outs `(rows, columns, blocks * LANES)` in 32 bits, for count_wide, if 16 do not suffice; else -1.
 factor: of upsampling.
 tiles: of FIRE and MAX_POOL, index of its first tile in the counts of silence `(rows, blocks, tiles)`.
 sources_...: not used. numba's cache compiles a kernel anew if its own file or the types of its arguments change, of which this

@@ -157,7 +157,8 @@ def fire(  # type: ignore[no-untyped-def]
     image, block, row = place
     blocks, width = min(operation.together, operation.blocks - block), operation.out_pixel
     out, tiles = operation.out + image * operation.out_image + row * operation.out_row, operation.together * TILE
-    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks
+    fan_out_pitch = operation.blocks * LANES
+    fan_out_row = fan_out[0][operation.fan_out + row] + block * LANES
     per_row = (operation.columns + PIXELS - 1) // PIXELS
     for column in range(0, operation.columns, PIXELS):
         pixels = min(PIXELS, operation.columns - column)
@@ -170,7 +171,7 @@ def fire(  # type: ignore[no-untyped-def]
         step = 0 if operation.constant else tiles
         for own in range(blocks):
             to, channel = out + column * width + (block + own) * LANES, operation.channel + (block + own) * LANES
-            fan_out_at, sums = fan_out_row + column * operation.blocks + block + own, own * TILE
+            sums, fan_out_at = own * TILE, fan_out_row + column * fan_out_pitch + own * LANES
             if unchanged:
                 _restore(operation, state, timesteps, to, pixels)
                 tile = operation.tiles + (row * operation.blocks + block + own) * per_row + column // PIXELS
@@ -179,12 +180,12 @@ def fire(  # type: ignore[no-untyped-def]
             elif summed and timesteps > 1:
                 fire_signed_tile(
                     acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
-                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                    fan_out[1], fan_out_at, fan_out_pitch, counts, silent, changed,
                 )  # fmt: skip
             else:
                 fire_tile(
                     acc, sums, step, timesteps, scale, bias, limits, channel, arena, to, operation.out_step, width, pixels,
-                    fan_out, fan_out_at, operation.blocks, counts, silent, changed,
+                    fan_out[1], fan_out_at, fan_out_pitch, counts, silent, changed,
                 )  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
     lanes = min(LANES, operation.channels - block * LANES)
     start = term.start + image * term.image + row * term.row + block * LANES
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
-    fan_out_row = operation.fan_out + row * operation.columns * operation.blocks + block
+    fan_out_row = fan_out[0][operation.fan_out + row] + block * LANES
     stride = term.pixel // term.source_pixel
     width = (operation.columns - 1) * stride + term.span_columns
     for t in range(timesteps if summed else 0):
@@ -232,14 +233,14 @@ def max_pool(operation, term, fan_out, state, timesteps, place, scratch, counts)
             at, pitch = i * LANES, stride * LANES
             keep_larger(scratch, at, pitch, operation.columns, lanes, arena, to, operation.out_pixel, i == 0)
     for column in range(operation.columns):
-        fan_out_at, to = fan_out_row + column * operation.blocks, out + column * operation.out_pixel
+        fan_out_at, to = fan_out_row + column * operation.blocks * LANES, out + column * operation.out_pixel
         if not summed:
             pool_lanes(
                 arena, start + column * term.pixel, term.source_row, term.source_pixel, term.span_rows, term.span_columns,
                 term.step, timesteps, lanes, to, operation.out_step,
             )  # fmt: skip
         changed[np.uintp(to) // np.uintp(LANES)] = count_pixel(
-            arena, silent, to, operation.out_step, timesteps, summed and timesteps > 1, fan_out, fan_out_at, counts
+            arena, silent, to, operation.out_step, timesteps, summed and timesteps > 1, fan_out[1], fan_out_at, counts
         )
 
 
@@ -297,15 +298,15 @@ def count_silent_row(operation, silent_tiles, place, counts):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def count_by_channel(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
-    """Count the synaptic operations of a row in which the channels of a block differ in fan-out, in place of those counted."""
+def count_wide(operation, fan_out, state, timesteps, place, blocks, counts):  # type: ignore[no-untyped-def]
+    """Count the synaptic operations of a row whose sums do not fit into 32 bits, in place of those counted."""
     arena, silent, _, summed = state
     image, block, row = place
     out = operation.out + image * operation.out_image + row * operation.out_row + block * LANES
     for first in (0, BEYOND):
         counts[first + 2 : first + 4], counts[first + 6 : first + 8] = 0, 0
     for column in range(operation.columns):
-        first = operation.by_channel + ((row * operation.columns + column) * operation.blocks + block) * LANES
+        first = operation.wide + ((row * operation.columns + column) * operation.blocks + block) * LANES
         for t in range(timesteps):
             for lane in range(blocks * LANES):
                 at = out + column * operation.out_pixel + t * operation.out_step + lane

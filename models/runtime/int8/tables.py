@@ -23,6 +23,9 @@ from evburst.models.runtime.int8.signals import Read, SignalPart, Source, reads
 from evburst.models.runtime.int8.simd.emit import ACTIVE, LANES, LINE, PAIR, PIXELS, QUAD
 from evburst.models.spiking.network import SpikingParameters
 
+LARGEST_FAN_OUT = 2**15 - 1
+"""Largest fan-out of 16 bits."""
+
 
 @dataclass(frozen=True)
 class CountedLayer:
@@ -56,8 +59,8 @@ class Tables:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: in order.
         operations, terms: of OPERATION and TERM.
-        constants: offsets int32, weights int8, factors int32, scale and bias float32 `(T or 1, C)`, limits float32, fan-out
-            int32; see `run_operations`.
+        constants: offsets int32, weights int8, factors int32, scale and bias float32 `(T or 1, C)`, limits float32,
+            fan-outs; see `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
         tiles: number of tiles of all layers of neurons and max-pools, of one image.
@@ -67,7 +70,7 @@ class Tables:
     layers: list[CountedLayer]
     operations: NDArray[np.void]
     terms: NDArray[np.void]
-    constants: tuple[NDArray[Any], ...]
+    constants: tuple[Any, ...]
     maps: dict[str, Map]
     map_size: int
     tiles: int
@@ -131,9 +134,8 @@ class _Convolves:
 class _FanOut:
     """Fields of operations whose spikes are counted."""
 
-    uniform: int
     fan_out: int
-    by_channel: int
+    wide: int
     tiles: int
 
 
@@ -173,7 +175,7 @@ class Tabulator:
         self._timesteps = parameters.timesteps if plan.summed else 1
         empty = np.zeros((self._timesteps, 0), np.float32)
         self._scale, self._bias = [empty], [empty]
-        self._fan = _Array(np.int32)
+        self._fan_rows, self._fan, self._wide = _Array(np.int32), _Array(np.int16), _Array(np.int32)
         self._maps: dict[str, Map] = {}
         self._map_size = 0
         self._layers: dict[str, CountedLayer] = {}
@@ -191,12 +193,13 @@ class Tabulator:
             else:
                 runs += steps
         operations = np.zeros(len(self._operations), OPERATION)
-        operations["together"] = 1
+        operations["together"], operations["wide"] = 1, -1
         for record, groups in zip(operations, self._operations, strict=True):
             for name, value in (pair for group in groups for pair in asdict(group).items()):
                 record[name] = value
         terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
-        reading, limits, fan = (self._offsets, self._weights, self._factors), self._limits.joined(), self._fan.joined()
+        reading, limits = (self._offsets, self._weights, self._factors), self._limits.joined()
+        fan = tuple(array.joined() for array in (self._fan_rows, self._fan, self._wide))
         scales = (np.concatenate(rows, 1) for rows in (self._scale, self._bias))
         constants = (*(array.joined() for array in reading), *scales, limits, fan)
         layers = list(self._layers.values())
@@ -297,27 +300,24 @@ class Tabulator:
         return place.row, place.pixel, blocks, place.buffer // LANES, self._layout.images * place.image // LANES
 
     def _counted(self, step: Step, source: Source) -> list[_Fields]:
-        """Register an operation whose spikes are counted.
-
-        Its fan-out is `(H, W, blocks)`, and by channel where the channels of a block differ.
-        """
+        """Register an operation whose spikes are counted."""
         if step.kind not in (FIRE, MAX_POOL):
             return []
         neurons = int(np.prod(step.shape)) if step.kind == FIRE else 0
         layer = self._layers.setdefault(step.node.name, CountedLayer(step.node, neurons, []))
         layer.operations.append(len(self._operations))
         maps = self._fan_out[step.node.name][step.first_channel : step.first_channel + source.shape[0]].numpy()
-        pixel = self._layout.places[source].pixel
-        channels = np.zeros((*source.shape[1:], pixel), np.int32)
-        channels[..., : source.shape[0]] = maps.transpose(1, 2, 0)
-        blocks = channels.reshape(*source.shape[1:], -1, LANES)
-        # Padded channels never fire, so their fan-out is free to equal their block's.
-        blocks[..., -1, source.shape[0] - pixel + LANES :] = blocks[..., -1, :1]
-        uniform = bool((blocks == blocks[..., :1]).all())
+        fan_outs = np.zeros((*source.shape[1:], self._layout.places[source].pixel), np.int32)
+        fan_outs[..., : source.shape[0]] = maps.transpose(1, 2, 0)
+        most = int(fan_outs.max(initial=0))
+        of_a_pair = 2 * 255 * most * PIXELS * self._parameters.timesteps  # lanes, of all pixels of a tile
+        fits = most <= LARGEST_FAN_OUT and of_a_pair < 2**32
         first = self._tiles
-        self._tiles += blocks.shape[0] * blocks.shape[2] * -(-blocks.shape[1] // PIXELS)
-        by_channel = 0 if uniform else self._fan.add(blocks)
-        return [_FanOut(int(uniform), self._fan.add(blocks[..., 0]), by_channel, first)]
+        self._tiles += source.shape[1] * (fan_outs.shape[2] // LANES) * -(-source.shape[2] // PIXELS)
+        known: dict[bytes, int] = {}  # most rows are equal
+        rows = [(row * fits).astype(np.int16) for row in fan_outs]
+        places = [known[key] if (key := row.tobytes()) in known else known.setdefault(key, self._fan.add(row)) for row in rows]
+        return [_FanOut(self._fan_rows.add(np.array(places)), -1 if fits else self._wide.add(fan_outs), first)]
 
 
 class _Array:

@@ -38,6 +38,8 @@ WARM_UP = 10
 RAMP = 0.5
 """Share of the steps over which a limit tightens from the network's initial value to the requested one. A multiplier that
 meets a large excess at once grows too far and overshoots the limit."""
+PRUNING_EVERY = 16
+"""Steps between two choices of the weights that are left out."""
 MULTIPLIER_RATES = 0.05, 100.0
 """Integral gain of a limit's multiplier per unit of relative excess: per step (Arrow, Hurwicz, Uzawa, 1958), and in
 addition over all steps together, because short descents must converge faster."""
@@ -62,6 +64,7 @@ class Descent:
             limit.
         weights: whether weights learn too, besides thresholds and shifts. Weights that do not learn follow from the ANN's
             and take no space in a weights file.
+        prune: share of the weights that become zero, and with them their synapses. None: those that are zero stay so.
     """
 
     steps: int
@@ -70,6 +73,23 @@ class Descent:
     noise: float | None = None
     rate: float = 1.0
     weights: bool = True
+    prune: float | None = None
+
+    def pruned_at(self, step: int, first: float) -> float:
+        """Share of the weights that are left out at a step: most of them early, when the learning rate is high (Zhu, Gupta, "To
+        Prune, or Not to Prune", 2017).
+
+        Args:
+            step: index of the step.
+            first: the share at the start.
+        """
+        last, rest = max(first, self.prune or 0.0), 1 - step / max(self.pruned_by, 1)
+        return last + (first - last) * max(rest, 0.0) ** 3 if self.pruned_by else last
+
+    @property
+    def pruned_by(self) -> int:
+        """Index of the step at which the last weights are left out."""
+        return int(RAMP * self.steps)
 
     def rate_at(self, step: int) -> float:
         """Factor on every learning rate at a step: a short warm-up, then a cosine."""
@@ -168,6 +188,7 @@ class Distillation:
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._spec, self.descent, self._stride = spec, descent, input_stride(ann, spec)
         self._limits = Limit(), Limit(), Limit()
+        self._zeros = self._student.zeros
         self.operations, self.burst = descent.operations, descent.burst
         self.step = 0
 
@@ -176,6 +197,10 @@ class Distillation:
         student, descent = self._student, self.descent
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * descent.rate_at(self.step)
+        if descent.prune is not None and (
+            self.step == descent.pruned_by or (self.step < descent.pruned_by and self.step % PRUNING_EVERY == 0)
+        ):
+            student.leave_out(descent.pruned_at(self.step, self._zeros))
         with _float32_convolutions():
             x = grids.to(self._device).float()
             expected = [output.clone() for output in self._teacher(x)]
@@ -228,7 +253,7 @@ class Distillation:
             with a ceiling or whose spikes are added to others (see calibrate.py) do not change.
         """
         student, cpu = self._student, torch.device("cpu")
-        graph = Graph(student.graph.nodes, student.graph.outputs, student.graph.tensors | student.steps_now())
+        graph = Graph(student.graph.nodes, student.graph.outputs, student.tensors_now())
         learned = student.parameters_now().on(cpu, copy=True)
         return _rounded(graph.on(cpu, copy=True), _unfolded(learned, self._before) if self._before else learned)
 
@@ -239,9 +264,11 @@ class Distillation:
             tensors[f"value/{name}"] = tensor.detach().clone().cpu()
             for what, moment in self._optimizer.state.get(self._optimizer.param_groups[k]["params"][0], {}).items():
                 tensors[f"{what}/{name}"] = moment.clone().cpu()
+        tensors |= {f"kept/{name}": kept.clone().cpu() for name, kept in self._student.kept.items()}
         tensors |= {f"steps/{name}": number.float().cpu() for name, number in self._student.steps.items()}
         limits = [asdict(limit) for limit in self._limits]
-        return tensors, {"step": self.step, "operations": self.operations, "burst": self.burst, "limits": limits}
+        numbers = {"step": self.step, "operations": self.operations, "burst": self.burst, "zeros": self._zeros}
+        return tensors, numbers | {"limits": limits}
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Continue from a `state`; raises CheckpointError if it belongs to another network."""
@@ -255,12 +282,14 @@ class Distillation:
             }
             if moments:
                 self._optimizer.state[tensor] = {what: moment.to(self._device, copy=True) for what, moment in moments.items()}
-        kept = {
+        self._student.keep({name: tensors[f"kept/{name}"].to(self._device) for name in self._student.kept})
+        steps = {
             name.removeprefix("steps/"): number.to(self._device, torch.float64)
             for name, number in tensors.items()
             if name.startswith("steps/")
         }
-        self._student.steps.update(kept)
+        self._student.steps.update(steps)
+        self._zeros = numbers["zeros"]
         self.step, self.operations, self.burst = int(numbers["step"]), numbers["operations"], numbers["burst"]
         self._limits = tuple(Limit(**limit) for limit in numbers["limits"])  # type: ignore[assignment]
 

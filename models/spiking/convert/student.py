@@ -29,6 +29,8 @@ from evburst.models.spiking.rounding import Sizes, input_sizes, rounded
 
 RATE = 1e-3
 """Adam's learning rate for weights, relative to the root mean square of their layer, and for shifts, relative to thresholds."""
+TINY = 1e-30
+"""Least root mean square of an output channel's weights that others are compared with."""
 THRESHOLD_RATE = 4e-3
 """Adam's learning rate for the logarithm of thresholds."""
 
@@ -45,6 +47,7 @@ class Student(SpikingNetwork):
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
         bursts: the same with each burst counted once, with gradient, see `Fired`.
+        kept: of the weights that learn, which ones are not left out, bool; at the start, those that are not zero.
         steps: by relu node, `(O,)` float64 numbers of steps to keep, see `choose_steps`.
     """
 
@@ -63,6 +66,7 @@ class Student(SpikingNetwork):
         self.device = device
         added = _added(graph)
         self._weights = {name: t for name, t in self.graph.tensors.items() if learns_weights and name.endswith(".weight")}
+        self.kept = {name: weight.detach() != 0 for name, weight in self._weights.items()}
         self._shift = {name: layer.shift for name, layer in copied.neurons.items()}
         self._theta_log = {
             name: layer.theta.log() for name, layer in copied.neurons.items() if name not in added and layer.ceiling == math.inf
@@ -88,6 +92,44 @@ class Student(SpikingNetwork):
         named += [(f"shift/{name}", tensor) for name, tensor in self._shift.items()]
         named += [(f"readout/{name}", tensor) for name, tensor in self.parameters.readout_shift.items()]
         return named + [(f"theta/{name}", tensor) for name, tensor in self._theta_log.items()]
+
+    @property
+    def zeros(self) -> float:
+        """Share of the weights that learn that are left out."""
+        total = sum(kept.numel() for kept in self.kept.values())
+        return 1 - sum(int(kept.sum()) for kept in self.kept.values()) / max(total, 1)
+
+    @torch.no_grad()
+    def leave_out(self, share: float) -> None:
+        """Leave out the smallest weights, relative to the root mean square of those of their output channel.
+
+        Weights that are left out learn on as if they were there, so that they return if they grow (Guo, Yao, Chen, "Dynamic
+        Network Surgery for Efficient DNNs", NIPS 2016).
+
+        Args:
+            share: of all weights.
+        """
+        relative = {
+            name: weight.abs() / weight.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=TINY)
+            for name, weight in self._weights.items()
+        }
+        together = torch.cat([size.flatten() for size in relative.values()])
+        number = math.ceil(share * len(together))
+        limit = together.kthvalue(number).values if number else -1.0
+        self.keep({name: size > limit for name, size in relative.items()})
+
+    def keep(self, kept: dict[str, Tensor]) -> None:
+        """Set `kept`."""
+        self.kept = kept
+        self._costs.clear()
+
+    def synapses(self) -> Graph:
+        return Graph(self.graph.nodes, self.graph.outputs, self.graph.tensors | self.kept)
+
+    def tensors_now(self) -> dict[str, Tensor]:
+        """Tensors of the graph at present, not rounded, with their steps, and zeros for weights that are left out."""
+        tensors = {name: tensor.detach() for name, tensor in self.graph.tensors.items()}
+        return tensors | {name: tensors[name] * kept for name, kept in self.kept.items()} | self.steps_now()
 
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups: every learned tensor with its own rate."""
@@ -173,9 +215,10 @@ class Student(SpikingNetwork):
 
     def weight(self, node: Node) -> Tensor:
         weight, read = super().weight(node), self._read[node.name]
+        kept, step = self.kept.get(f"{node.name}.weight"), self._steps.get(node.name)
         if read is None:
-            return weight
-        instead: Tensor = _Rounded.apply(weight, read, self._steps.get(node.name))  # type: ignore[no-untyped-call]
+            return weight if kept is None else weight * kept
+        instead: Tensor = _Rounded.apply(weight, kept, read, step)  # type: ignore[no-untyped-call]
         return instead
 
     def relu(self, node: Node, x: Tensor) -> Tensor:
@@ -199,15 +242,15 @@ class Student(SpikingNetwork):
 
 
 class _Rounded(torch.autograd.Function):
-    """`rounded` with a straight-through gradient."""
+    """`rounded`, of the weights that are kept, with a straight-through gradient."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, read: Tensor, step: Tensor | None) -> Tensor:
-        return rounded(weight, read, step)
+    def forward(ctx: Any, weight: Tensor, kept: Tensor | None, read: Tensor, step: Tensor | None) -> Tensor:
+        return rounded(weight if kept is None else weight * kept, read, step)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient, None, None, None
 
 
 def _numbers_of_steps(drive: Driven, theta: Tensor, sizes: Sizes, step: Tensor) -> Tensor:

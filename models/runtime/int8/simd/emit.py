@@ -140,8 +140,8 @@ def bytes_of(builder: Any, value: Any) -> Any:
 
 
 def saturating(builder: Any, operation: str, a: Any, b: Any) -> Any:
-    """Sum ("add") or difference ("sub") of two vectors of LANES bytes, kept within 0 and 255."""
-    return call(builder, f"llvm.u{operation}.sat.v{LANES}i8", a.type, a, b)
+    """Sum ("add") or difference ("sub") of two vectors of bytes, kept within 0 and 255."""
+    return call(builder, f"llvm.u{operation}.sat.v{a.type.count}i8", a.type, a, b)
 
 
 def larger_count(builder: Any, a: Any, b: Any) -> Any:
@@ -173,10 +173,9 @@ def sum_of_distances(builder: Any, a: Any, b: Any) -> Any:
     return call(builder, "llvm.x86.avx2.psad.bw", ir.VectorType(LONG, 4), a, b)
 
 
-def product(builder: Any, a: Any, b: Any) -> Any:
-    """Product of two vectors of int64 below 2^32, as one instruction instead of several."""
-    low = ir.Constant(a.type, [2**32 - 1] * a.type.count)
-    return builder.mul(builder.and_(a, low), builder.and_(b, low))
+def sum_of_products(builder: Any, a: Any, b: Any) -> Any:
+    """Sums of the products of two neighbours each, of two vectors of LANES int16, as int32."""
+    return call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(INT, LANES // 2), a, b)
 
 
 def call(builder: Any, name: str, result: Any, *args: Any) -> Any:

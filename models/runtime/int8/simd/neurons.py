@@ -31,7 +31,7 @@ def fire_tile(  # type: ignore[no-untyped-def]
         limits: float32 (C), burst limits.
         out: uint8 array for the counts n, from index `start` on; pixels are `pitch` apart, timesteps `out_step`.
         pixels: number of pixels of the tile that are written.
-        fan_out: int32 array; the fan-out of pixel i is at index `fan_out_at + i * fan_out_pitch`.
+        fan_out: int16 array; the LANES fan-outs of pixel i begin at index `fan_out_at + i * fan_out_pitch`.
         totals: int64 array (16) to add to: spikes, synaptic operations, and both with each burst counted once; then the same
             for differences from silence. Each is the sum of two consecutive elements.
         silent: like `out`, the counts of a window without events.
@@ -150,7 +150,7 @@ def _emit_neurons(context, builder, signature, args, kind):  # type: ignore[no-u
     out, silent = emit.at(builder, out, start), emit.at(builder, silent, start)
     neurons, counter = kind(builder, emit.lanes_of(builder, limits, channel, floats)), _SpikeCounter(builder, kind.summed)
     with cgutils.for_range(builder, pixels) as pixel:
-        counter.begin(timesteps)
+        counter.begin(timesteps, fan_out, builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch)))
         neurons.begin()
         to = builder.mul(pixel.index, pitch)
         with cgutils.for_range(builder, timesteps) as loop:
@@ -164,9 +164,7 @@ def _emit_neurons(context, builder, signature, args, kind):  # type: ignore[no-u
             here, written = builder.add(to, builder.mul(loop.index, out_step)), neurons.step(currents)
             emit.store(builder, written, out, here)
             counter.add(written, emit.load(builder, silent, here, byte_lanes))
-        place = builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch))
-        differs = counter.end(builder.load(builder.gep(fan_out, [place])))
-        emit.store(builder, differs, changed, builder.udiv(to, emit.const(LANES)))
+        emit.store(builder, counter.end(), changed, builder.udiv(to, emit.const(LANES)))
     counter.write(totals)
     return context.get_dummy_value()
 
@@ -179,7 +177,7 @@ def count_pixel(typingctx, x, silent, start, step, timesteps, summed, fan_out, f
         x, silent: uint8 arrays; the counts of a timestep and those of a window without events, from index `start` on, timesteps
             `step` apart.
         timesteps: T, above 1 if `summed`.
-        fan_out, fan_out_at: int32 array and the index of the fan-out.
+        fan_out, fan_out_at: int16 array and the index of the first fan-out.
         totals: as in `fire_tile`.
 
     Returns:
@@ -192,17 +190,17 @@ def count_pixel(typingctx, x, silent, start, step, timesteps, summed, fan_out, f
 def _emit_count(context, builder, signature, args):  # type: ignore[no-untyped-def]
     x, silent, fan_out, totals = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 1, 6, 8))
     start, step, timesteps, is_summed = args[2:6]
-    fan_out, differs = builder.load(builder.gep(fan_out, [args[7]])), cgutils.alloca_once(builder, emit.BYTE)
+    differs = cgutils.alloca_once(builder, emit.BYTE)
     bytes_ = ir.VectorType(emit.BYTE, LANES)
     with builder.if_else(is_summed) as cases:
         for case, summed in zip(cases, (True, False), strict=True):
             with case:
                 counter = _SpikeCounter(builder, summed)
-                counter.begin(timesteps)
+                counter.begin(timesteps, fan_out, args[7])
                 with cgutils.for_range(builder, timesteps) as loop:
                     here = builder.add(start, builder.mul(loop.index, step))
                     counter.add(*(emit.load(builder, array, here, bytes_) for array in (x, silent)))
-                builder.store(counter.end(fan_out), differs)
+                builder.store(counter.end(), differs)
                 counter.write(totals)
     return builder.load(differs)
 
@@ -212,7 +210,8 @@ class _SpikeCounter:
     differences from silence.
 
     Between `begin` and `end`, counts of LANES channels of one pixel are added, timestep by timestep; at most 255 timesteps.
-    Spikes and differences are counted together, as the two halves of one register.
+    Spikes and differences are counted together, as the two halves of one register. Synaptic operations of all pixels together
+    must fit into 32 bits; see tables.py.
 
     Args:
         builder: of the function.
@@ -222,16 +221,20 @@ class _SpikeCounter:
     def __init__(self, builder: Any, summed: bool) -> None:
         self._builder, self._summed = builder, summed
         sums, flags, counts = ir.VectorType(emit.LONG, 4), ir.VectorType(emit.BYTE, 2 * LANES), ir.VectorType(emit.BYTE, LANES)
-        self._totals = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in range(4)]
+        weighed = ir.VectorType(emit.INT, LANES // 2)
+        self._counted = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in range(2)]
+        self._weighed = [[cgutils.alloca_once_value(builder, ir.Constant(weighed, None)) for _ in range(2)] for _ in range(2)]
         self._sums, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (sums, flags))
         self._before = [cgutils.alloca_once(builder, counts) for _ in range(2)]
 
-    def begin(self, timesteps: Any) -> None:
-        """Start a pixel of which counts of `timesteps` timesteps will be added."""
-        start = emit.broadcast(self._builder, self._builder.trunc(timesteps, emit.BYTE), 2 * LANES, None)
+    def begin(self, timesteps: Any, fan_out: Any, at: Any) -> None:
+        """Start a pixel of which counts of `timesteps` timesteps will be added; its fan-outs begin at index `at`."""
+        builder, fan_outs = self._builder, ir.VectorType(ir.IntType(16), LANES)
+        self._fan_out = emit.load(builder, fan_out, builder.mul(at, emit.const(2)), fan_outs)
+        start = emit.broadcast(builder, builder.trunc(timesteps, emit.BYTE), 2 * LANES, None)
         for place in (self._sums, *self._before):
-            self._builder.store(ir.Constant(place.type.pointee, None), place)
-        self._builder.store(start, self._bursts)
+            builder.store(ir.Constant(place.type.pointee, None), place)
+        builder.store(start, self._bursts)
 
     def add(self, counts: Any, resting: Any) -> None:
         """Add the counts of a timestep, and their differences from `resting`, those of a window without events.
@@ -249,19 +252,20 @@ class _SpikeCounter:
         added, base = emit.joined(builder, a), emit.joined(builder, b)
         self._add_to(self._sums, emit.sum_of_distances(builder, added, base))
         self._add_to(self._bursts, builder.sext(builder.icmp_unsigned("==", added, base), added.type))
+        more, less = (emit.saturating(builder, "sub", x, y) for x, y in ((added, base), (base, added)))
+        self._weigh(builder.or_(more, less), 0)
 
-    def end(self, fan_out: Any) -> Any:
-        """Add the spikes since `begin` to the totals; each has the given fan-out (int32).
+    def end(self) -> Any:
+        """Add the spikes since `begin` to the totals.
 
         Returns:
             Byte: 1 if any spike count differed from silence, else 0.
         """
         builder = self._builder
-        fan_out = builder.bitcast(emit.broadcast(builder, fan_out, 8, None), self._sums.type.pointee)
-        bursts = builder.load(self._bursts)
-        sums, bursts = builder.load(self._sums), emit.sum_of_distances(builder, bursts, ir.Constant(bursts.type, None))
-        values = sums, emit.product(builder, sums, fan_out), bursts, emit.product(builder, bursts, fan_out)
-        for total, value in zip(self._totals, values, strict=True):
+        sums, bursts = builder.load(self._sums), builder.load(self._bursts)
+        self._weigh(bursts, 1)
+        together = emit.sum_of_distances(builder, bursts, ir.Constant(bursts.type, None))
+        for total, value in zip(self._counted, (sums, together), strict=True):
             self._add_to(total, value)
         differences = ir.Constant(sums.type, [0, 0, -1, -1])
         equal = emit.call(builder, "llvm.x86.avx.ptestz.256", emit.INT, sums, differences)
@@ -270,9 +274,23 @@ class _SpikeCounter:
     def write(self, totals: Any) -> None:
         """Add the totals to an int64 array (16), two elements each."""
         for half in range(2):
-            for i, total in enumerate(self._totals):
-                own = emit.half_of(self._builder, self._builder.load(total), half)
-                emit.add_to_memory(self._builder, totals, 64 * half + 16 * i, own)
+            for i in range(2):
+                own = emit.half_of(self._builder, self._builder.load(self._counted[i]), half)
+                for k, value in enumerate((own, self._pair(self._weighed[half][i]))):
+                    emit.add_to_memory(self._builder, totals, 64 * half + 32 * i + 16 * k, value)
+
+    def _weigh(self, counts: Any, which: int) -> None:
+        """Add counts, 2 * LANES bytes, times the fan-outs to the synaptic operations: 0 of spikes, 1 of bursts."""
+        for half, totals in enumerate(self._weighed):
+            own = self._builder.zext(emit.half_of(self._builder, counts, half), self._fan_out.type)
+            self._add_to(totals[which], emit.sum_of_products(self._builder, own, self._fan_out))
+
+    def _pair(self, place: Any) -> Any:
+        """Two int64 whose sum is that of a vector of unsigned int32."""
+        halves = [emit.half_of(self._builder, self._builder.load(place), half) for half in range(2)]
+        wide = [self._builder.zext(half, ir.VectorType(emit.LONG, half.type.count)) for half in halves]
+        four = self._builder.add(*wide)
+        return self._builder.add(*(emit.half_of(self._builder, four, half) for half in range(2)))
 
     def _add_to(self, place: Any, value: Any) -> None:
         self._builder.store(self._builder.add(self._builder.load(place), value), place)
