@@ -85,7 +85,7 @@ def macs_read(x: Tensor, silent: Tensor, fan_out: Tensor) -> tuple[NDArray[np.fl
     Args:
         x: its inputs, `(N, C, H, W)` float32.
         silent: its inputs in a window without events, `(1, C, H, W)` float32.
-        fan_out: number of weights that each of them meets, `(C, H, W)` int32.
+        fan_out: number of weights that each of them meets, `(C, H, W)` or `(1, H, W)` int32.
 
     Returns:
         Those of each image, `(N,)`: for inputs that are not zero, and for inputs that differ from silence.
@@ -121,8 +121,9 @@ def _count_read(inputs, silent, limit, fan_out, effective, beyond):  # type: ign
     for i in prange(images):
         read = differing = np.int64(0)
         for c in range(channels):
+            own = fan_out[min(c, len(fan_out) - 1)]
             for k in range(positions):
-                meets = np.int64(fan_out[c, k])
+                meets = np.int64(own[k])
                 read += meets * (inputs[i, c, k] != 0)
                 differing += meets * (abs(inputs[i, c, k] - silent[c, k]) > limit)
         effective[i], beyond[i] = read, differing

@@ -158,7 +158,8 @@ class GridDetector:
         """Sizes that memory traffic depends on, for one grid of this size; computed once."""
         size = channels, height, width
         if size not in self._geometries:
-            self._geometries[size] = memory_geometry(self.bundle.graph, *size)
+            graph = self.bundle.spiking if self.bundle.converted else self.bundle.graph
+            self._geometries[size] = memory_geometry(graph, *size)
         return self._geometries[size]
 
     def dense_macs(self, height: int, width: int) -> int:

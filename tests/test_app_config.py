@@ -177,7 +177,7 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         ),
         (ConvertConfig, {"weights": "a", "out": "b", "noise": 0.7}, "burst and noise are limits of the gradient descent"),
         (ConvertConfig, {"weights": "a", "out": "b", "prune": 0.4}, "prune is a part of the gradient descent"),
-        (ConvertConfig, {"weights": "a", "out": "b", "level": "advanced", "prune": 1.0}, "prune must be a share"),
+        (ConvertConfig, {"weights": "a", "out": "b", "level": "advanced", "prune": 1.0}, "prune must be above 0.125"),
         (
             ConvertConfig,
             {"weights": "a", "out": "b", "level": "advanced", "prune": 0.4, "advanced_weights": False},

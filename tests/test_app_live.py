@@ -608,6 +608,7 @@ def test_no_password_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         (["--events", "a.dat"], "a.dat: no such file"),
         (["--stream", "127.0.0.1"], "tcp://HOST:PORT"),
         (["--camera", "fake", "--preset", "dvs"], "known: dvs346"),
+        (["--events", "a.dat", "--preset", "dvs346"], "--preset: events come from a real sensor"),
         (["--camera", "fake", "--seconds", "0"], "seconds must be"),
         (["--camera", "fake", "--weights", "strete"], "bundled: caltech101, caltech6"),
         (["--camera", "fake", "--headless", "--serve"], "--headless contradicts --serve"),

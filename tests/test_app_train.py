@@ -491,6 +491,9 @@ def test_advanced_calibration_and_its_continuation(
     assert 0.4 <= footprint(Bundle.load(second).spiking)[1] < 0.45
     record = load_tensors(second, "detector")[1]["record"]["conversion"]
     assert record["prune"] == 0.4
+    third = ["--weights", str(second), "--out", str(tmp_path / "third.safetensors"), "--continue", "--calibration", str(folder)]
+    assert convert(*third, *sets("advanced_windows=4", "tuning_every=2", "advanced_weights=false")) == 1
+    assert "advanced_weights=false takes the ANN's weights" in capsys.readouterr().err
     assert (record["chosen_on"], record["network_trained_on_select"]) == ("select", False)
     assert [row["windows"] for row in record["descent"]] == [0, 2, 4]
     assert record["continued_from"]["budget"] == 0.5

@@ -114,6 +114,23 @@ def test_sums_of_more_than_eight_bits_are_exact(phi: int, timesteps: int, grid: 
     assert all(constant.name in read for constant in model.graph.initializer)
 
 
+class Leaky(nn.Sequential):
+    """Spikes of either sign, read by a convolution that onnxruntime computes in integers unless it has to return the counts."""
+
+    def __init__(self) -> None:
+        layers = nn.Conv2d(4, 16, 3, 1, 1), nn.LeakyReLU(0.1), nn.Conv2d(16, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 3, 1)
+        super().__init__(*layers)
+
+
+@pytest.mark.parametrize("phi", [3, 15, 64, 127])
+def test_sums_of_negative_counts_are_exact(phi: int, grid: Tensor) -> None:
+    graph, parameters = network(Leaky, grid, 1, phi=phi)
+    graph, parameters = integer_form(graph, parameters)
+    (wanted,), _ = SpikingNetwork(graph, parameters).run(grid)
+    (found,) = run(spiking_model(graph, parameters, 4, SnnOptions()), grid).values()
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("timesteps", [1, 3])
 def test_sums_of_more_than_eight_bits_are_exact_in_grouped_convolutions(timesteps: int, grid: Tensor) -> None:
     graph, parameters = network(Grouped, grid, timesteps, phi=250)

@@ -340,7 +340,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     def begin() -> Distillation:
         return Distillation(graph, *calibrated, SPEC, Descent(6, 5000.0, 1.2, 0.5, prune=0.4))
 
-    monkeypatch.setattr(distil_module, "PRUNING_EVERY", 2)
+    monkeypatch.setattr(distil_module, "PRUNINGS", (1, 2))
     whole, first, second = begin(), begin(), begin()
     for grids in batches[:6]:
         whole.learn(grids)

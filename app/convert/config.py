@@ -9,6 +9,7 @@ from evburst.data.datasets.registry import MAX_SEED
 from evburst.data.errors import require_all
 from evburst.data.readers import ReadOptions
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
+from evburst.models.spiking.cost import SPARSE
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class ConvertConfig:
             relative to a quantised network that skips zeros (INT8). None: no limit.
         noise: limit that advanced calibration sets to what scattered events cost, in operations beyond silence. 1 allows few of
             them a tenth of a training window's operations, and those of a noisy sensor a quarter. None: no limit.
-        prune: share of the weights that are zero after advanced calibration, the smallest of every output channel: they are no
-            synapses and cost no energy. None: those that are zero stay so.
+        prune: least share of the weights that are zero after advanced calibration, the smallest of every output channel; above
+            an eighth of a convolution's weights, zeros cost no energy. None: such zeros stay.
         max_loss: instead of a budget: points of AP, or of a classifier's top-1, that may be lost on the split "select". The
             choice is made with light calibration, before the gradient descent of advanced.
         compress: instead: maximum divergence from the ANN, summed over layers; the cheapest point within it is chosen.
@@ -145,7 +146,8 @@ class ConvertConfig:
             "advanced_batch must be positive": self.advanced_batch > 0,
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
-            "prune must be a share of at least 0 and below 1": self.prune is None or 0 <= self.prune < 1,
+            "prune must be above 0.125, because fewer zeros save nothing, and below 1": self.prune is None
+            or SPARSE < self.prune < 1,
             "prune is a part of the gradient descent: add --level advanced, with advanced_windows above 0": self.prune is None
             or self.distils,
             "prune changes weights: leave out advanced_weights=false": self.prune is None or self.advanced_weights,

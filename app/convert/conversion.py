@@ -40,7 +40,7 @@ from evburst.models.spiking.convert.calibrate import Choice, Targets, calibrate,
 from evburst.models.spiking.convert.distil import Descent, Distillation, refuse_memory
 from evburst.models.spiking.convert.margin import keep_margin
 from evburst.models.spiking.convert.scales import parameters_of, without_unused_scales
-from evburst.models.spiking.cost import dense_macs
+from evburst.models.spiking.cost import dense_macs, is_pruned
 from evburst.models.spiking.network import SpikingParameters
 from evburst.models.tasks import task_of
 
@@ -116,7 +116,9 @@ class Conversion:
         return beside(out, name)
 
     def continued(self, bundle: Bundle) -> Bundle:
-        """Return a converted network with the scales that are used."""
+        """Return a converted network with the scales that are used; raise ConfigError if its weights cannot be the ANN's."""
+        if self.config.distils and not self.config.advanced_weights and is_pruned(bundle.spiking) and not is_pruned(self.graph):
+            raise ConfigError("advanced_weights=false takes the ANN's weights, but this network is pruned: leave it out")
         spiking = bundle.spiking.reading_out(self.graph.outputs)
         parameters = parameters_of(spiking, bundle.parameters)
         return replace(bundle, graph=self.graph, spiking=spiking, parameters=parameters, head=self.head)

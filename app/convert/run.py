@@ -207,8 +207,8 @@ def _kept(config: ConvertConfig, before: dict[str, Any]) -> dict[str, Any]:
     kept = {name: before[name] for name in ("phi_max", "thresholds", "signed", "level") if name in before}
     if before and config.distils:
         kept["level"] = "advanced"
-    prune = before.get("prune") if config.prune is None else config.prune
-    return kept | {"margin": max(config.margin, before.get("margin", 0.0)), "prune": prune}
+    pruned = [share for share in (config.prune, before.get("prune")) if share is not None]
+    return kept | {"margin": max(config.margin, before.get("margin", 0.0)), "prune": max(pruned, default=None)}
 
 
 def _without_folders(value: Any) -> Any:

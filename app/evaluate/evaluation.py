@@ -118,7 +118,8 @@ class Evaluation:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [_counts(results) for results in per_network]
-        geometry = memory_geometry(self.bundle.graph, *self.networks[0].timed.seen_shape)
+        graph = self.bundle.spiking if self.bundle.converted else self.bundle.graph
+        geometry = memory_geometry(graph, *self.networks[0].timed.seen_shape)
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
         measured = []
         for network, results, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):

@@ -67,6 +67,10 @@ def live_main(argv: Sequence[str] | None = None, prog: str = "live.py") -> int:
             tuple(args.allow_host),
             args.speed,
         )
+        if args.preset and request.source[0] in ("events", "stream", "sensor"):
+            raise ConfigError(
+                "--preset: events come from a real sensor here; it is for --camera, --video and the page's camera"
+            )
         if args.headless and (args.serve or args.window):
             raise ConfigError("--headless contradicts --serve and --window: leave out one or the other")
         preset_assignments = as_assignments(preset_settings(args.preset)) if args.preset else []

@@ -146,6 +146,11 @@ class Signal:
     pieces: tuple[tuple[str, NDArray[np.int64]], ...] = ()
 
 
+def _highest(x: Signal) -> int:
+    """Count that a convolution of a signal has to read; libraries add 128 to counts that may be negative."""
+    return int(x.high.max(initial=0)) + 128 * bool((x.low < 0).any())
+
+
 class SpikingWriter:
     """Translates a graph node by node; the method of an operation adds ONNX operators and returns the node's Signal."""
 
@@ -237,7 +242,7 @@ class SpikingWriter:
             gain = gain / layer.theta.double() if drive.add is None else torch.ones_like(gain)
         steps = torch.round((bias + shift).double() / scale.double()).clamp(-(2**31), 2**31 - 1).to(torch.int32)
         unit = self._onnx.constant(f"{node.name}.gain", gain.float().numpy())
-        kernel = self._onnx.kernel(f"{node.name}.weight", integers.numpy(), unit, highest=int(x.high.max(initial=0)))
+        kernel = self._onnx.kernel(f"{node.name}.weight", integers.numpy(), unit, _highest(x))
         name = f"{node.name}.bias"
         added = self._onnx.constant(name, bias.numpy()) if drive is None else self._onnx.integers(name, steps.numpy(), unit)
         current = self._onnx.emit("Conv", [source, kernel, added], f"{node.name}.current", **window)

@@ -32,7 +32,7 @@ KINDS: dict[str, Literal["input", "neuron", "pool", "memory"]] = {
 
 SPARSE = 1 / 8
 """A convolution with a larger share of zeros is pruned: with a bit for each of its weights and 8 for each that is not zero, it
-is smaller than with 8 for all, and hardware passes over the others. Rounding makes fewer zeros than that."""
+is smaller than with 8 for all, and hardware passes over the others. In the bundled networks, rounding makes fewer zeros."""
 
 
 def fan_out_maps(graph: Graph, channels: int, height: int, width: int, *, only: str | None = None) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ def coverage(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) 
 
 
 def synapses(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:
-    """Number of weights that every input of a convolution meets, `(C, H, W)` float64.
+    """Number of weights that every input of a convolution meets, `(C, H, W)` float64; `(1, H, W)` if equal for all channels.
 
     Args:
         graph: the network.
@@ -123,8 +123,10 @@ def synapses(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) 
         shapes: of its nodes, see `Graph.shapes`.
     """
     weight = graph.tensors[f"{node.name}.weight"]
-    kept = kept_weights(weight).double().cpu()
-    meets = torch.cat([of_group.sum(0) for of_group in kept.chunk(node.attrs["groups"])])
+    kept, groups = kept_weights(weight), node.attrs["groups"]
+    if bool(kept.all()):
+        return len(weight) // groups * coverage(graph, node, shapes)[None]
+    meets = torch.cat([of_group.sum(0) for of_group in kept.double().cpu().chunk(groups)])
     rows, columns = (read.sum(2) for read in _reads(node, list(weight.shape[2:]), shapes))
     return torch.einsum("crs,ry,sx->cyx", meets, rows, columns)
 
@@ -133,6 +135,12 @@ def kept_weights(weight: Tensor) -> Tensor:
     """Which weights of a convolution are synapses, bool: all, or if it is pruned (see SPARSE) those that are not zero."""
     kept = weight != 0
     return kept if int(kept.sum()) < (1 - SPARSE) * kept.numel() else torch.ones_like(kept)
+
+
+def is_pruned(graph: Graph) -> bool:
+    """Whether any convolution of a network is."""
+    weights = (tensor for name, tensor in graph.tensors.items() if name.endswith(".weight"))
+    return any(not bool(kept_weights(weight).all()) for weight in weights)
 
 
 def _before_average(fan_out: Tensor, node: Node, shapes: dict[str, tuple[int, int, int]]) -> Tensor:

@@ -150,7 +150,8 @@ class SpikingNetwork(Runner):
         return self.run(grid, memory=memory)[0]
 
     def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
-        """Return a network with other weights and neurons that is prepared for the same batch."""
+        """Return a network with other weights and neurons that is prepared for the same batch; of pruned weights, it counts the
+        synapses of this one."""
         graph = Graph(self.graph.nodes, self.graph.outputs, tensors)
         other = SpikingNetwork(graph, replace(self.parameters, neurons=neurons))
         other._costs, other._images, other._fan_out = self._costs, self._images, self._fan_out

@@ -38,8 +38,8 @@ WARM_UP = 10
 RAMP = 0.5
 """Share of the steps over which a limit tightens from the network's initial value to the requested one. A multiplier that
 meets a large excess at once grows too far and overshoots the limit."""
-PRUNING_EVERY = 16
-"""Steps between two choices of the weights that are left out."""
+PRUNINGS = 8, 16
+"""Least number of times that weights are left out, and greatest number of steps between two."""
 MULTIPLIER_RATES = 0.05, 100.0
 """Integral gain of a limit's multiplier per unit of relative excess: per step (Arrow, Hurwicz, Uzawa, 1958), and in
 addition over all steps together, because short descents must converge faster."""
@@ -64,7 +64,7 @@ class Descent:
             limit.
         weights: whether weights learn too, besides thresholds and shifts. Weights that do not learn follow from the ANN's
             and take no space in a weights file.
-        prune: share of the weights that become zero, and with them their synapses. None: those that are zero stay so.
+        prune: least share of the weights that are zero at the end. None: zeros of pruned convolutions stay so.
     """
 
     steps: int
@@ -90,6 +90,12 @@ class Descent:
     def pruned_by(self) -> int:
         """Index of the step at which the last weights are left out."""
         return int(RAMP * self.steps)
+
+    def prunes(self, step: int) -> bool:
+        """Whether weights are left out at a step."""
+        least, most = PRUNINGS
+        every = max(1, min(most, self.pruned_by // least))
+        return self.prune is not None and (step == self.pruned_by or (step < self.pruned_by and step % every == 0))
 
     def rate_at(self, step: int) -> float:
         """Factor on every learning rate at a step: a short warm-up, then a cosine."""
@@ -197,9 +203,7 @@ class Distillation:
         student, descent = self._student, self.descent
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * descent.rate_at(self.step)
-        if descent.prune is not None and (
-            self.step == descent.pruned_by or (self.step < descent.pruned_by and self.step % PRUNING_EVERY == 0)
-        ):
+        if descent.prunes(self.step):
             student.leave_out(descent.pruned_at(self.step, self._zeros))
         with _float32_convolutions():
             x = grids.to(self._device).float()

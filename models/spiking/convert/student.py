@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evburst.models.graph import Graph, Node
 from evburst.models.spiking.convert.fire import fire
+from evburst.models.spiking.cost import kept_weights
 from evburst.models.spiking.integer_form import (
     Driven,
     can_be_whole,
@@ -47,7 +48,8 @@ class Student(SpikingNetwork):
     Attributes:
         operations: synaptic operations per image in the last run, with gradient.
         bursts: the same with each burst counted once, with gradient, see `Fired`.
-        kept: of the weights that learn, which ones are not left out, bool; at the start, those that are not zero.
+        kept: of the weights that learn, which ones are not left out, bool; at the start, all but the zeros of pruned
+            convolutions.
         steps: by relu node, `(O,)` float64 numbers of steps to keep, see `choose_steps`.
     """
 
@@ -66,7 +68,7 @@ class Student(SpikingNetwork):
         self.device = device
         added = _added(graph)
         self._weights = {name: t for name, t in self.graph.tensors.items() if learns_weights and name.endswith(".weight")}
-        self.kept = {name: weight.detach() != 0 for name, weight in self._weights.items()}
+        self.kept = {name: kept_weights(weight.detach()) for name, weight in self._weights.items()}
         self._shift = {name: layer.shift for name, layer in copied.neurons.items()}
         self._theta_log = {
             name: layer.theta.log() for name, layer in copied.neurons.items() if name not in added and layer.ceiling == math.inf
