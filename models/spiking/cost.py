@@ -123,9 +123,9 @@ def synapses(graph: Graph, node: Node, shapes: dict[str, tuple[int, int, int]]) 
         shapes: of its nodes, see `Graph.shapes`.
     """
     weight = graph.tensors[f"{node.name}.weight"]
-    kept, groups = kept_weights(weight), node.attrs["groups"]
+    kept, groups = kept_weights(weight), int(node.attrs["groups"])
     if bool(kept.all()):
-        return len(weight) // groups * coverage(graph, node, shapes)[None]
+        return (coverage(graph, node, shapes) * (len(weight) // groups))[None]
     meets = torch.cat([of_group.sum(0) for of_group in kept.double().cpu().chunk(groups)])
     rows, columns = (read.sum(2) for read in _reads(node, list(weight.shape[2:]), shapes))
     return torch.einsum("crs,ry,sx->cyx", meets, rows, columns)
