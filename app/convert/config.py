@@ -146,7 +146,7 @@ class ConvertConfig:
             "advanced_batch must be positive": self.advanced_batch > 0,
             "tuning_every must be at least advanced_batch": self.tuning_every >= self.advanced_batch,
             "advanced_rate must be positive": self.advanced_rate > 0,
-            "prune must be above 0.125, because fewer zeros save nothing, and below 1": self.prune is None
+            f"prune must be above {SPARSE:g}, because fewer zeros save nothing, and below 1": self.prune is None
             or SPARSE < self.prune < 1,
             "prune is a part of the gradient descent: add --level advanced, with advanced_windows above 0": self.prune is None
             or self.distils,

@@ -38,7 +38,6 @@ from evburst.eval.report.write import writable
 from evburst.eval.results import VERSION, finite
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import Bundle, weights_digest
-from evburst.models.spiking.cost import memory_geometry
 from evburst.models.tasks import task_of
 
 
@@ -118,8 +117,7 @@ class Evaluation:
             timings = time_networks(self.predictor, c.latency_windows, bar.update)
         per_network = [[part[k] for part in parts] for k in range(len(self.networks))]
         stats = [_counts(results) for results in per_network]
-        graph = self.bundle.spiking if self.bundle.converted else self.bundle.graph
-        geometry = memory_geometry(graph, *self.networks[0].timed.seen_shape)
+        geometry = self.networks[0].memory_geometry()
         activity = next((s for s in stats if isinstance(s, ActivityStats)), None) or self._activity_sample()
         measured = []
         for network, results, counted, timing in zip(self.networks, per_network, stats, timings, strict=True):

@@ -34,7 +34,7 @@ from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
 from evburst.data.files import replacing
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.data.stats import OPTIONAL_COUNTS, ActivityStats, LayerStats, SpikeStats
+from evburst.data.stats import OPTIONAL_COUNTS, ActivityStats, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
 from evburst.models.activity import ActivityRunner
 from evburst.models.bundle import Bundle
@@ -145,12 +145,16 @@ class EvaluatedNetwork:
     ) -> None:
         self.run, self._bundle, side = run, bundle, block_side(downsample, sensor_size, bundle.trained_size)
         ann = run.model == "ann"
-        detector = GridDetector(bundle, post, ann, run.timesteps or None, device, engine)
+        self._detector = detector = GridDetector(bundle, post, ann, run.timesteps or None, device, engine)
         self.engine = None if ann else detector.engine
         every = 1 if ann else ENGINES[detector.engine].count_every
         counting = _CountingAnn(bundle, post, device) if ann else detector
         self.timed = Inference(detector, voxel, sensor_size, spiking=not ann, downsample=side, count_every=every)
         self.counted = Inference(counting, voxel, sensor_size, spiking=not ann, downsample=side)
+
+    def memory_geometry(self) -> MemoryGeometry:
+        """Return the sizes that memory traffic depends on, for one window."""
+        return self._detector.memory_geometry(*self.timed.seen_shape)
 
     def count(self, grids: NDArray[np.uint8]) -> SpikeStats:
         """Return the counts of the reference engine, which also include active neurons."""

@@ -314,9 +314,12 @@ class Tabulator:
         fits = most <= LARGEST_FAN_OUT and of_a_pair < 2**32
         first = self._tiles
         self._tiles += source.shape[1] * (fan_outs.shape[2] // LANES) * -(-source.shape[2] // PIXELS)
-        known: dict[bytes, int] = {}  # most rows are equal
-        rows = [(row * fits).astype(np.int16) for row in fan_outs]
-        places = [known[key] if (key := row.tobytes()) in known else known.setdefault(key, self._fan.add(row)) for row in rows]
+        known, places = dict[bytes, int](), list[int]()  # most rows are equal
+        for row in (fan_outs * fits).astype(np.int16):
+            key = row.tobytes()
+            if key not in known:
+                known[key] = self._fan.add(row)
+            places.append(known[key])
         return [_FanOut(self._fan_rows.add(np.array(places)), -1 if fits else self._wide.add(fan_outs), first)]
 
 
