@@ -150,6 +150,7 @@ class ConvMemory:
         name: the convolution.
         macs: its dense multiply-accumulates.
         inputs, weights, outputs, biases: number of words of each.
+        kept_macs: multiply-accumulates with weights that are not zero; `macs` unless it is pruned.
     """
 
     name: str
@@ -158,6 +159,7 @@ class ConvMemory:
     weights: int
     outputs: int
     biases: int
+    kept_macs: int
 
 
 @dataclass(frozen=True)

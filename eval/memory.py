@@ -7,6 +7,7 @@ and 1 MB).
 
     ANN: each MAC reads an input and a weight; each output reads a bias and is written.
     ANN or QNN that skips zeros (not in the paper): the same, with only those MACs whose input is not zero.
+    Dense ANN with the zeros of a pruned network (not in the paper): the same, with only those MACs whose weight is not zero.
     SNN: each spike is written once and read by every convolution it goes to, through a queue; for each weight it reaches, that
          weight is read and the potential is read and written; each timestep reads a bias and reads and writes every potential.
 
@@ -115,10 +116,14 @@ def memory_figures(
         timesteps: mean T of the windows of `stats`, if it differs between them; None: the T of its layers.
 
     Returns:
-        The fields of `evburst.eval.result_parts.Memory`; among the alternatives is "qnn" at one timestep only (`is_a_qnn`).
+        The fields of `evburst.eval.result_parts.Memory`; among the alternatives is "qnn" at one timestep only (`is_a_qnn`),
+        and "ann_pruned" for a pruned network only.
     """
     costs = COST_TABLES[table]
     others = {"ann": ann_memory(geometry, costs)}
+    kept = {conv.name: float(conv.kept_macs) for conv in geometry.convs}
+    if any(kept[conv.name] < conv.macs for conv in geometry.convs):
+        others["ann_pruned"] = ann_memory(geometry, costs, kept)
     if activity is not None:
         effective = {name: float(counts.mean()) for name, counts in activity.effective_macs.items()}
         others["ann_zero_skipping"] = ann_memory(geometry, costs, effective)

@@ -111,8 +111,9 @@ class MemoryEnergies:
 
 @dataclass(frozen=True)
 class Memory(MemoryEnergies):
-    """The same of this network, with the model, its share of the dense ANN, and its alternatives: "ann", "ann_zero_skipping"
-    and at T = 1 "qnn". Files of earlier versions lack `alternatives`."""
+    """The same of this network, with the model, its share of the dense ANN, and its alternatives: "ann", "ann_zero_skipping",
+    at T = 1 "qnn", and of a pruned network "ann_pruned", the dense ANN with the same zeros. Files of earlier versions lack
+    `alternatives`."""
 
     model: str
     share_of_ann: float

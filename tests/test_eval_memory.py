@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evburst.data.stats import ConvMemory, LayerStats, MemoryGeometry, SpikeStats
@@ -17,7 +19,7 @@ from tests.conftest import EveryOperation, FurtherOperations, drawn
 
 FP32 = COST_TABLES["fp32"]
 GEOMETRY = MemoryGeometry(
-    (ConvMemory("a", 200, inputs=16, weights=18, outputs=32, biases=2), ConvMemory("b", 64, 32, 2, 16, 1)),
+    (ConvMemory("a", 200, inputs=16, weights=18, outputs=32, biases=2, kept_macs=200), ConvMemory("b", 64, 32, 2, 16, 1, 64)),
     {"input": {"a": 90.0}, "relu": {"b": 32.0}},
 )
 
@@ -116,3 +118,28 @@ def test_geometry_of_every_operation(kind: type[nn.Module], grid: Tensor) -> Non
             assert by_convolution == pytest.approx(total)
     for conv in geometry.convs:
         assert conv.outputs == np.prod(shapes[conv.name])
+
+
+@pytest.mark.parametrize("kind", [EveryOperation, FurtherOperations])
+def test_dense_ann_with_the_same_zeros(kind: type[nn.Module], grid: Tensor) -> None:
+    """As many multiply-accumulates as a convolution of ones with ones for the weights that are not zero."""
+    graph, rng = trace(drawn(kind), grid), np.random.default_rng(3)
+    size = tuple(grid.shape[1:])
+    whole = memory_geometry(graph, *size)
+    assert all(conv.kept_macs == conv.macs for conv in whole.convs)
+    for conv in whole.convs[::2]:
+        weight = graph.tensors[f"{conv.name}.weight"]
+        weight[torch.from_numpy(rng.random(weight.shape) < 0.6)] = 0
+    shapes, kept = graph.shapes(*size), 0
+    pruned = memory_geometry(graph, *size)
+    for conv, node in zip(pruned.convs, (node for node in graph.nodes if node.op == "conv"), strict=True):
+        ones = (graph.tensors[f"{node.name}.weight"] != 0).float()
+        options = {name: node.attrs[name] for name in ("stride", "padding", "dilation", "groups")}
+        expected = float(F.conv2d(torch.ones(1, *shapes[node.inputs[0]]), ones, **options).sum())
+        assert conv.kept_macs == expected
+        kept += conv.kept_macs
+    layer = LayerStats("relu", "neuron", 32, 1, *np.ones((3, 1)))
+    alternatives = memory_figures(SpikeStats((layer,), {}), None, pruned, "int8")["alternatives"]
+    assert list(alternatives) == ["ann", "ann_pruned", "qnn"]
+    added = 0.1 * sum(conv.outputs for conv in pruned.convs)
+    assert alternatives["ann_pruned"]["operations_pj"] == pytest.approx(0.3 * kept + added)

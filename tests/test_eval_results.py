@@ -21,7 +21,8 @@ from evburst.eval.results import VERSION, finite, json_schema, parse, read_resul
 from evburst.eval.scoring import ap_figures, describe, detail_figures
 from tests.test_eval_protocol import CLASSES, GEN1, random_recording
 
-GEOMETRY = MemoryGeometry((ConvMemory("conv", 1000, inputs=16, weights=18, outputs=32, biases=2),), {"a": {"conv": 90.0}})
+CONV = ConvMemory("conv", 1000, inputs=16, weights=18, outputs=32, biases=2, kept_macs=1000)
+GEOMETRY = MemoryGeometry((CONV,), {"a": {"conv": 90.0}})
 
 
 def row(model: str, timesteps: int | None, seed: int = 0) -> dict[str, Any]:

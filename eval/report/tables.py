@@ -191,6 +191,7 @@ def memory_table(rows: Iterable[AnyNetwork]) -> Table:
             qnn = others["qnn"].total_pj if "qnn" in others else None
             table.append([*_memory_cells(row.label, m), percent(m.share_of_ann), percent(qnn and m.total_pj / qnn)])
             titles = {
+                "ann_pruned": _ALTERNATIVES["ann_pruned"],
                 "ann_zero_skipping": _ALTERNATIVES["ann_zero_skipping"],
                 "qnn": f"{row.label} as a {_ALTERNATIVES['qnn']}",
             }
@@ -223,7 +224,12 @@ def memory_traffic_rows(row: AnyNetwork) -> list[list[str]]:
     ]
 
 
-_ALTERNATIVES = {"ann": "dense ANN", "ann_zero_skipping": "zero-skipping ANN", "qnn": "zero-skipping QNN"}
+_ALTERNATIVES = {
+    "ann": "dense ANN",
+    "ann_pruned": "dense ANN with the same zeros",
+    "ann_zero_skipping": "zero-skipping ANN",
+    "qnn": "zero-skipping QNN",
+}
 
 
 def latency_table(rows: Iterable[AnyNetwork]) -> Table:

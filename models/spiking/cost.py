@@ -100,7 +100,8 @@ def memory_geometry(graph: Graph, channels: int, height: int, width: int) -> Mem
     for node in graph.nodes:
         if node.op == "conv":
             words = (prod(shapes[node.inputs[0]]), graph.tensors[f"{node.name}.weight"].numel(), prod(shapes[node.name]))
-            convs.append(ConvMemory(node.name, macs[node.name], *words, biases=shapes[node.name][0]))
+            kept = int(synapses(graph, node, shapes).expand(shapes[node.inputs[0]]).sum())
+            convs.append(ConvMemory(node.name, macs[node.name], *words, biases=shapes[node.name][0], kept_macs=kept))
             for source, fan_out in fan_out_maps(graph, channels, height, width, only=node.name).items():
                 if total := float(fan_out.double().sum()):
                     by_conv.setdefault(source, {})[node.name] = total
