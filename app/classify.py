@@ -6,12 +6,22 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from evburst.app.console import sample_note, warn_of_repairs
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import path_of
-from evburst.app.runs import RunConfig, cut_windows, load_weights, open_inference, run_windows, start_time, traffic_figures
+from evburst.app.runs import (
+    RunConfig,
+    cut_windows,
+    load_weights,
+    open_inference,
+    run_windows,
+    start_time,
+    traffic_figures,
+    warn_of_length,
+)
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import DataError, EvburstError, SensorSizeError
@@ -90,6 +100,9 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
     if not window_rows:
         raise no_usable_events(path, stream.faults, c.start_s)
     warn_of_repairs(path, stream.faults)
+    if c.window_events is not None:
+        median_ms = median(row["t1_us"] - row["t0_us"] for row in window_rows) / 1000
+        warn_of_length(f"{path}: half of the windows are longer than {median_ms:g} ms", median_ms, bundle.voxel.window_ms)
     return {
         "events_file": path.name,
         "events_path": path_of(path),

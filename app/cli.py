@@ -94,9 +94,9 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
         "Detect objects in event recordings with a burst-spiking network and report its energy.",
         "--events recording_td.dat",
     )
-    parser.add_argument("--events", type=recording, nargs="+", required=True, metavar="FILE", help="recordings (.dat, .raw, "
-                        ".bin, .aedat, .aedat4, .h5, .hdf5, .bag, .mcap, .db3, .npy, .npz, .csv, .txt; - is standard "
-                        "input), folders of recordings, or quoted glob patterns")  # fmt: skip
+    parser.add_argument("--events", type=recording, nargs="+", action="extend", required=True, metavar="FILE",
+                        help="recordings (.dat, .raw, .bin, .aedat, .aedat4, .h5, .hdf5, .bag, .mcap, .db3, .npy, .npz, .csv, "
+                        ".txt; - is standard input), folders of recordings, or quoted glob patterns")  # fmt: skip
     parser.add_argument("--out", type=named_path, metavar="DIR", help="output folder (default: runs/detect/NAME_OF_THE_"
                         "RECORDING); for several recordings it receives summary.csv and a folder for each, at its path below "
                         "the deepest folder that holds them all")  # fmt: skip
@@ -164,6 +164,7 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
         "--events",
         type=recording,
         nargs="+",
+        action="extend",
         required=True,
         metavar="FILE",
         help="recordings (- is standard input), folders of recordings, or quoted glob patterns",

@@ -32,6 +32,7 @@ from evburst.app.runs import (
     start_time,
     step_of,
     traffic_figures,
+    warn_of_length,
 )
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
@@ -99,7 +100,7 @@ class DetectConfig(RunConfig):
             "crops are what is in the boxes, from which lead_ms moves them: leave one of them out": not self.lead_ms
             or "crops" not in self.sinks,
         }
-        require_all(checks)
+        require_all(checks, self)
 
     @property
     def remembers(self) -> bool:
@@ -229,6 +230,9 @@ def detect_file(
         totals = _summary(stream, bundle, inference, run, c, run.started - started)
         summary = run_folder.write_summary({"status": status, **totals})
     warn_of_repairs(path, stream.faults)
+    if c.window_events is not None and run.durations:
+        median_ms = float(np.median(run.durations))
+        warn_of_length(f"{path}: half of the windows are longer than {median_ms:g} ms", median_ms, bundle.voxel.window_ms)
     if status == "interrupted":
         raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary
@@ -334,7 +338,7 @@ def human_summary(summary: dict[str, Any]) -> str:
     spread = summary["window_ms"]
     if isinstance(spread, dict):
         lengths = f"1 % within {spread['p1']} ms, half within {spread['p50']} ms, 99 % within {spread['p99']} ms"
-        length = f"{number_of(summary['window_events'], 'event')} ({lengths})"
+        length = f"up to {number_of(summary['window_events'], 'event')} ({lengths})"
     else:
         length = f"{spread:g} ms" + (f", one every {summary['stride_ms']:g} ms" if "stride_ms" in summary else "")
     boxes = ", ".join(f"{count} {name}" for name, count in summary["per_class"].items()) or "none"

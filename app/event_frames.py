@@ -20,8 +20,10 @@ from evburst.data.events import EventStream, check_order, check_sensor_size, no_
 from evburst.data.files import make_folder, replacing
 from evburst.data.representations.voxel_grid import VoxelConfig, voxel_histogram
 
+_EVERY_MS = 500.0
 
-def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float, every_ms: float) -> list[Path]:
+
+def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float, every_ms: float | None) -> list[Path]:
     """Draw windows of a recording as PNG files of the sensor's size, so that boxes in them are in pixels of the sensor.
 
     Windows without events are left out.
@@ -31,7 +33,7 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
         path: its file; pictures are named like it.
         folder: of the pictures.
         window_ms: length of a window.
-        every_ms: time from picture to picture.
+        every_ms: time from picture to picture; None: the multiple of `window_ms` that is nearest to 500.
 
     Returns:
         The files, in order of time.
@@ -46,9 +48,15 @@ def write_frames(stream: EventStream, path: Path, folder: Path, window_ms: float
         voxel = VoxelConfig(bins=1, window_ms=window_ms)
     except ValueError as error:
         raise ConfigError(f"--window-ms {window_ms:g}: {error}") from None
+    wanted = _EVERY_MS if every_ms is None or not math.isfinite(every_ms) else every_ms
+    nearest = max(round(wanted * 1000 / voxel.window_us), 1) * voxel.window_us / 1000
+    every_ms = nearest if every_ms is None else every_ms
     every_us = round(every_ms * 1000) if math.isfinite(every_ms) else 0
     if every_us < voxel.window_us or every_us % voxel.window_us:
-        raise ConfigError(f"--every-ms {every_ms:g} is not a multiple of the window's length, --window-ms {window_ms:g}")
+        raise ConfigError(
+            f"--every-ms {every_ms:g} is not a multiple of the window's length, --window-ms {window_ms:g}: "
+            f"pass --every-ms {nearest:g}, for example"
+        )
     name = labelled_name(path)
     drawn_before = re.compile(rf"{re.escape(name)}_\d+us\.png")
     if before := next((path for path in folder.glob("*us.png") if drawn_before.fullmatch(path.name)), None):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.app.console import LOG, add_common_flags, run, warn_of_repairs
-from evburst.app.event_summary import describe, human_description
+from evburst.app.event_summary import RATE_WINDOW_US, describe, human_description
 from evburst.app.flags import Parser, named_path, recording
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.arrays import as_events
@@ -43,7 +43,7 @@ from evburst.data.writers import write_events, writer_for
 
 _CUT_WINDOW_US, _LATE_US = 100_000, 1_000_000
 _FEW_FALLS = 16
-"""Times that fall so often at most are corrupt ones or restarts of a clock, not events in no order."""
+"""Times that fall by `_LATE_US` so often at most are corrupt ones or restarts of a clock, not events in no order."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.events") -> int:
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.e
     frames_parser = _command(commands, "frames", "draw windows of a recording as pictures, to label the objects in them")
     frames_parser.add_argument("folder", type=named_path, metavar="DIR", help="folder of the pictures; created if necessary")
     frames_parser.add_argument("--window-ms", type=float, default=50.0, metavar="MS", help="length of a window (default: 50)")
-    every = "time from picture to picture, a multiple of the window's length (default: 500)"
-    frames_parser.add_argument("--every-ms", type=float, default=500.0, metavar="MS", help=every)
+    every = "time from picture to picture, a multiple of the window's length (default: the one nearest to 500)"
+    frames_parser.add_argument("--every-ms", type=float, metavar="MS", help=every)
     frames_parser.set_defaults(action=_frames)
     for command in (convert_parser, cut_parser):
         command.add_argument("out", type=named_path, metavar="OUT", help="the file to write; its suffix selects the format")
@@ -198,7 +198,7 @@ def _write(args: argparse.Namespace, stream: EventStream, packets: Iterator[Even
 
 def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventStream) -> Iterator[Events]:
     """Yield the packets unchanged; raise at the end, so that the writer discards its file, if too few events were usable."""
-    total, outside, late_before, falls, last_us = 0, 0, 0, 0, 0
+    total, outside, late_before, falls, disorder, last_us = 0, 0, 0, 0, 0, 0
     width, height = stream.sensor_size
     for packet in packets:
         if not total and getattr(args, "start_s", None):  # late events before the start do not count
@@ -206,7 +206,9 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
         total += len(packet)
         outside += int(np.count_nonzero((packet["x"] >= width) | (packet["y"] >= height)))
         if len(packet):  # readers of text, NumPy and HDF5 files leave late events to the windows
-            falls += int(np.count_nonzero(np.diff(packet["t"], prepend=last_us) < -_LATE_US))
+            steps = np.diff(packet["t"], prepend=last_us)
+            falls += int(np.count_nonzero(steps < -_LATE_US))
+            disorder += int(np.count_nonzero(steps < -RATE_WINDOW_US))
             last_us = int(packet["t"][-1])
         yield packet
     if not total:
@@ -214,6 +216,12 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
     check_sensor_size(str(args.file), stream.sensor_size, total - outside, outside)
     if stream.finite:
         check_order(str(args.file), total, stream.faults.late_events - late_before + (falls if falls > _FEW_FALLS else 0))
+    if disorder:
+        LOG.warning(
+            "%s: time falls by more than %g ms %s; events are written in the order of the file, and windows leave late ones "
+            "out; pass --sort to write them in order of time",
+            *(args.file, RATE_WINDOW_US / 1000, "once" if disorder == 1 else f"{disorder:,} times"),
+        )
 
 
 def _frames(args: argparse.Namespace) -> str:

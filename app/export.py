@@ -68,7 +68,7 @@ def _check_flags(args: argparse.Namespace) -> None:
         "--memory needs --onnx-snn": args.onnx_snn or not args.memory,
         "--timesteps needs --onnx-snn or --nir: the ANN has none": args.timesteps is None or not args.onnx,
     }
-    require_all(needs)
+    require_all(needs, args)
 
 
 def _export(args: argparse.Namespace) -> str:

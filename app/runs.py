@@ -122,7 +122,7 @@ class RunConfig:
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
         }
-        require_all(checks)
+        require_all(checks, self)
         check_engine(self.engine)
 
     @property
@@ -202,10 +202,11 @@ def check_network(bundle: Bundle, config: RunConfig) -> Bundle:
         if config.engine not in ("auto", "reference"):
             raise ConfigError(f"adaptive runs on the reference engine only, not on {config.engine!r}; leave --engine out")
     bundle = with_memory_if_asked(bundle, config.remembers, config.stride_ms)
-    if bundle.graph.memories and (config.batch, config.idle_events) != (1, 0):
+    given = [name for name, usual in (("batch", 1), ("idle_events", 0)) if getattr(config, name) != usual]
+    if bundle.graph.memories and given:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ConfigError(
-            "batch and idle_events: a network with memory runs every window, one after the other; "
-            "leave --batch and --idle-events out"
+            f"{' and '.join(given)}: a network with memory runs every window, one after the other; leave {flags} out"
         )
     resolve_timesteps(bundle, config.ann, config.timesteps)
     step_of(config.stride_ms, _voxel(bundle, config).window_us)
@@ -255,8 +256,8 @@ def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
     trained_ms = bundle.voxel.window_ms
     if not remarks:
         return bundle
-    if config.window_ms and not 1 / _FARTHEST <= config.window_ms / trained_ms <= _FARTHEST:
-        _LOG.warning("windows of %g ms: the network was trained with %g ms; expect worse results", config.window_ms, trained_ms)
+    if config.window_ms:
+        warn_of_length(f"windows of {config.window_ms:g} ms", config.window_ms, trained_ms)
     if config.adaptive is not None and resolve_timesteps(bundle, config.ann, config.timesteps) > 1:
         _LOG.info("note: adaptive runs on the engine reference; `evburst engines` shows how much slower that is")
     if config.count_every == 1 and not config.ann and (counting := counting_engine(config.engine)):
@@ -266,6 +267,12 @@ def load_weights(config: RunConfig, remarks: bool = True) -> Bundle:
             *(config.engine, counting, ENGINES[config.engine].count_every),
         )
     return bundle
+
+
+def warn_of_length(windows: str, length_ms: float, trained_ms: float) -> None:
+    """Log if windows, described by `windows`, are much shorter or longer than those of the network's training."""
+    if not 1 / _FARTHEST <= length_ms / trained_ms <= _FARTHEST:
+        _LOG.warning("%s: the network was trained with %g ms; expect worse results", windows, trained_ms)
 
 
 def with_memory_if_asked(bundle: Bundle, memory: bool, stride_ms: float | None) -> Bundle:

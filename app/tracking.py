@@ -76,7 +76,7 @@ class TrackConfig:
             "lost_s must be 0 to 3600": 0 <= self.lost_s <= 3600,
             "hold_s must be 0 to 86400": 0 <= self.hold_s <= 86_400,
         }
-        require_all(checks)
+        require_all(checks, self)
 
 
 @dataclass

@@ -18,6 +18,7 @@ EvburstError                 any error that the user can correct; the command li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 
@@ -37,11 +38,16 @@ class SettingValueError(ConfigError, ValueError):
     """Values given to a settings class are out of range or exclude each other; it can also be caught as a ValueError."""
 
 
-def require_all(checks: Mapping[str, bool]) -> None:
-    """Raise SettingValueError with the first message of `checks` that does not hold."""
+def require_all(checks: Mapping[str, bool], settings: object) -> None:
+    """Raise SettingValueError with the first message of `checks` that does not hold.
+
+    A message "NAME must be ..." is followed by the value of this field of `settings`.
+    """
     for message, holds in checks.items():
         if not holds:
-            raise SettingValueError(message)
+            named = re.match(r"(\w+) must be ", message)
+            received = f", received {getattr(settings, named[1])!r}" if named and hasattr(settings, named[1]) else ""
+            raise SettingValueError(message + received)
 
 
 class MissingPackageError(EvburstError):

@@ -65,11 +65,11 @@ class ScoreConfig:
         names = [name.strip() for name in self.classes]
         received = ", ".join(map(repr, self.classes)) or "none"
         checks = {
-            f"classes must be names, none of them empty; received {received}": bool(names) and all(names),
+            "classes must be names, none of them empty": bool(names) and all(names),
             f"classes must differ: each number is a class with a name of its own; received {received}": len(set(names))
             == len(names),
         }
-        require_all(checks)
+        require_all(checks, self)
 
 
 def find_protocol(name: str) -> Protocol:

@@ -266,6 +266,20 @@ def test_one_damaged_recording_does_not_stop_the_others(
     assert "1 of 2 recordings failed" in printed.err
 
 
+def test_recordings_may_be_named_one_by_one(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(place / "digits" / "Test" / digit / "00002.bin") for digit in "17"]
+    weights = ["--weights", str(place / "digits.safetensors")]
+    assert classify_main(["--events", paths[0], *weights, "--events", paths[1]]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1/00002.bin", "7/00002.bin"]
+
+
+def test_windows_unlike_those_of_training_are_warned_of(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place / "digits" / "Test" / "1" / "00002.bin"
+    flags = ["--events", str(path), "--weights", str(place / "digits.safetensors")]
+    assert classify_main([*flags, "--window-events", "3"]) == 0
+    assert f"{path}: half of the windows are longer than" in capsys.readouterr().err
+
+
 def test_json_has_the_recordings_before_and_after_a_damaged_one(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

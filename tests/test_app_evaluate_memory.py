@@ -157,6 +157,9 @@ def test_windows_that_stand_alone_are_refused(
 ) -> None:
     flags = [*simulated_run(folder, tmp_path), "--memory"]
     assert evaluate_main([*flags, "--limit", "1"]) == 1
-    assert "no window of these data follows another, so nothing can be held: leave --memory out, or" in capsys.readouterr().err
+    assert (
+        "no window of these data follows another, so nothing can be held: leave --memory out, or raise --limit, or set"
+        in capsys.readouterr().err
+    )
     found = evaluated(capsys, *flags, "--limit", "2", "--set", "data.simulated.sequence=2")
     assert (found["windows"], found["memory"]) == (2, True)

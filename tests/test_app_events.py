@@ -271,6 +271,18 @@ def test_convert_sorts(capsys: pytest.CaptureFixture[str], tmp_path: Path, name:
     assert np.array_equal(collect(open_events(tmp_path / "b.dat")), ordered)
 
 
+def test_convert_warns_of_disorder_that_windows_would_leave_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events = random_events(3000, SIZE, 3_000_000)
+    events["t"] = np.arange(3000) * 1000
+    events["t"][1::2] -= 300_000
+    events["t"] += 300_000
+    write_events(tmp_path / "a.csv", events, SIZE)
+    for command, warned in (([], True), (["--sort"], False)):
+        code, _, err = run(capsys, "convert", tmp_path / "a.csv", tmp_path / "b.npz", "--overwrite", *command)
+        assert (code, "time falls by more than 10 ms 1,500 times" in err, "pass --sort" in err) == (0, warned, warned)
+    assert "time falls" not in run(capsys, "convert", tmp_path / "b.npz", tmp_path / "c.dat")[2]
+
+
 def test_convert_sorts_across_a_wrap_of_the_clock(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     times = [(1 << 32) - 10, 5, (1 << 32) - 3_000_000, 2_000_000]
     content = rows(*((t, 1, 2, 1) for t in times))
@@ -572,6 +584,17 @@ def test_labels_of_frames_from_a_pipe_are_to_lie_beside_a_file(capsys: pytest.Ca
     code, out, _ = run(capsys, "frames", tmp_path / "pipe.csv", tmp_path / "p", "--every-ms", "50")
     writer.join()
     assert (code, out.splitlines()[1].partition(" as ")[2]) == (0, "NAME.json, beside a file NAME.csv with these events")
+
+
+@pytest.mark.parametrize(("window", "step"), [("1000", 1_000_000), ("30", 510_000), ("33.3333", 499_995), ("50", 500_000)])
+def test_the_usual_time_between_frames_is_a_multiple_of_the_window(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, window: str, step: int
+) -> None:
+    write_events(tmp_path / "a.dat", random_events(40_000, SIZE, 2_100_000), SIZE)
+    assert run(capsys, "frames", tmp_path / "a.dat", tmp_path / "p", "--window-ms", window)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "p").iterdir())[:2] == [f"a_{k * step:012d}us.png" for k in (1, 2)]
+    shown = f"not a multiple of the window's length, --window-ms {float(window):g}: pass --every-ms "
+    assert shown in run(capsys, "frames", tmp_path / "a.dat", tmp_path / "q", "--window-ms", window, "--every-ms", "7")[2]
 
 
 @pytest.mark.parametrize("flags", [("--every-ms", "120"), ("--every-ms", "0"), ("--window-ms", "0"), ("--every-ms", "nan")])

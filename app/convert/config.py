@@ -162,7 +162,7 @@ class ConvertConfig:
             "check_windows must be at least -1": self.check_windows >= -1,
             f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
         }
-        require_all(checks)
+        require_all(checks, self)
 
     @property
     def searches(self) -> bool:

@@ -65,8 +65,15 @@ def evaluate_main(argv: Sequence[str] | None = None, prog: str = "evaluate.py") 
     )
     files = parser.add_argument_group("scoring box files of any detector, in Prophesee's format, instead of a dataset",
                                       "Of the flags above, only --protocol and --sensor-size apply.")  # fmt: skip
-    files.add_argument("--predictions", type=Path, nargs="+", metavar="NPY", help="*_bbox.npy with scores, or a folder of them")
-    files.add_argument("--labels", type=Path, nargs="+", metavar="NPY",
+    files.add_argument(
+        "--predictions",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="NPY",
+        help="*_bbox.npy with scores, or a folder of them",
+    )
+    files.add_argument("--labels", type=Path, nargs="+", action="extend", metavar="NPY",
                        help="one label file per prediction file, matched by name or else by order; "
                        "without --predictions: a CSV "
                        "file with columns file and class, for recordings of a classifier")  # fmt: skip

@@ -95,7 +95,7 @@ class EvaluateConfig:
             f"energy_table must be one of {', '.join(COST_TABLES)}": self.energy_table in COST_TABLES,
             "device must be auto, cpu or cuda": self.device in ("auto", "cpu", "cuda"),
         }
-        require_all(checks)
+        require_all(checks, self)
         check_engine(self.engine)
 
 

@@ -70,7 +70,7 @@ class Evaluation:
         step_of(config.stride_ms, self.voxel.window_us)
         self.dataset = self._open()
         if bundle.graph.memories:
-            check_consecutive(self.dataset, self.voxel.window_us)
+            check_consecutive(self.dataset, self.voxel.window_us, self.config.limit > 0)
         device = pick_device(config.device)
         size = self.dataset.spec.sensor_size
         self.networks = [

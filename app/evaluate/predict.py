@@ -244,8 +244,8 @@ class Predictor:
         ]
 
 
-def check_consecutive(dataset: Dataset, window_us: int) -> None:
-    """Check that windows of a data set follow each other, as a network with memory needs it.
+def check_consecutive(dataset: Dataset, window_us: int, limited: bool) -> None:
+    """Check that windows of a data set follow each other, as a network with memory needs it; `limited`: it is cut by --limit.
 
     Raises:
         ConfigError: labelled windows overlap, or every window stands alone.
@@ -268,6 +268,7 @@ def check_consecutive(dataset: Dataset, window_us: int) -> None:
         can_follow = isinstance(dataset, SimulatedWindows) and dataset.spec.has_sequences
         raise ConfigError(
             "memory: no window of these data follows another, so nothing can be held: leave --memory out"
+            + (", or raise --limit" * limited)
             + (", or set --set data.simulated.sequence=32" if can_follow else "")
         )
 

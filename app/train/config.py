@@ -76,7 +76,7 @@ class ScheduleConfig:
             f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }
-        require_all(checks)
+        require_all(checks, self)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class AugmentConfig:
             "thin_to and min_visible must be 0 to 1": all(0 <= share <= 1 for share in (self.thin_to, self.min_visible)),
             "repeat_to must be at least 1": self.repeat_to >= 1,
         }
-        require_all(checks)
+        require_all(checks, self)
 
 
 def augment(

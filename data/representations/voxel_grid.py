@@ -43,7 +43,7 @@ class VoxelConfig:
     def __post_init__(self) -> None:
         for name, (low, high) in (("bins", BIN_LIMITS), ("max_count", COUNT_LIMITS), ("window_ms", WINDOW_LIMITS_MS)):
             if not low <= getattr(self, name) <= high:
-                raise SettingValueError(f"{name} must be {low:g} to {high:g}")
+                raise SettingValueError(f"{name} must be {low:g} to {high:g}, received {getattr(self, name)!r}")
 
     @property
     def channels(self) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from evburst.data.errors import DataError
+from evburst.data.text import number_of
 from evburst.eval.class_results import ClassNetworkResult, ClassResults
 from evburst.eval.report.tables import (
     Table,
@@ -237,7 +238,7 @@ def _accuracy(files: Sequence[tuple[Path, Results]]) -> Table:
     head = [*_KEY_COLUMNS, "protocol", "frames", "AP", "AP50", "AP75", "AP lost", "AP50 lost", "units"]
     table = []
     for results, row, key_cells in _rows(files):
-        units = f"{row.ap_loss.units:,} {row.ap_loss.unit}s" if row.ap_loss else "-"
+        units = number_of(row.ap_loss.units, row.ap_loss.unit) if row.ap_loss else "-"
         figures = [number(v) for v in (row.ap, row.ap50, row.ap75)]
         losses = [interval(row.ap_loss), interval(row.ap50_loss)]
         table.append([*key_cells, results.protocol, f"{row.frames:,}", *figures, *losses, units])
@@ -331,7 +332,7 @@ def _replaced(files: Sequence[tuple[Path, Results]]) -> dict[Path, Path]:
 
 
 def _origin(files: Sequence[File]) -> Table:
-    head = ["weights", "data, split", "protocol", "windows", "idle", "faults", "date", "commit", "machine", "device"]
+    head = ["weights", "data, split", "protocol", "windows", "idle", "faults", "date", "commit", "machine", "engine"]
     table = []
     for _, results in files:
         faults = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in results.faults.items()) or "none"
@@ -339,7 +340,8 @@ def _origin(files: Sequence[File]) -> Table:
         date = results.timing.date[:10] if results.timing else "-"
         cells = [results.weights or "box files", _data(results), results.protocol]
         cells += [windows, f"{results.idle_windows:,}", faults]
-        table.append([*cells, date, results.provenance.commit, _machine(results), str(results.config.get("device", "-"))])
+        engines = ", ".join(sorted({row.engine for row in results.results if row.engine})) or "-"
+        table.append([*cells, date, results.provenance.commit, _machine(results), engines])
     return Table(head, table, len(_KEY_COLUMNS))
 
 
