@@ -169,6 +169,7 @@ TABLES = (
         "One window by every network",
         lambda: inference.table(read("inference")["results"]),
     ),
+    DocTable("avx2", "docs/benchmarks.md", "One window by every network", lambda: inference.table(read("avx2")["results"]), 1),
     DocTable(
         "quiet",
         "docs/benchmarks.md",
