@@ -125,9 +125,10 @@ def detect_main(argv: Sequence[str] | None = None, prog: str = "detect.py") -> i
     )
 
     def main(args: argparse.Namespace) -> Iterator[str]:
-        from evburst.app.batch import BatchError, detect_many, detect_or_skip, find_recordings, one_file
+        from evburst.app.batch import BatchError, detect_many, detect_or_skip
         from evburst.app.config import load_config
         from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
+        from evburst.app.recordings import find_recordings, one_file
         from evburst.app.runs import refuse_ignored
 
         def outputs(config: DetectConfig) -> dict[str, Any]:
@@ -182,9 +183,9 @@ def classify_main(argv: Sequence[str] | None = None, prog: str = "classify.py") 
     )
 
     def main(args: argparse.Namespace) -> str | Iterator[str]:
-        from evburst.app.batch import below_common_folder, find_recordings, one_file
         from evburst.app.classify import ClassifyConfig, classify_many, human_line
         from evburst.app.config import load_config
+        from evburst.app.recordings import below_common_folder, find_recordings, one_file
         from evburst.app.runs import load_weights, refuse_ignored
 
         config = load_config(ClassifyConfig, args.config, args.set + given(args))

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from evburst.app import batch
-from evburst.app.batch import find_recordings, one_file, result_folders
+from evburst.app.batch import result_folders
 from evburst.app.cli import detect_main, main
 from evburst.app.inference import Inference, WindowResult
+from evburst.app.recordings import find_recordings, one_file
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.files import only_writer

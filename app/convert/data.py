@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.convert.config import ConvertConfig
+from evburst.app.recordings import find_recordings
 from evburst.app.runs import block_side
 from evburst.app.train.config import TrainConfig
 from evburst.data.datasets import Dataset, DatasetSpec
@@ -133,17 +134,11 @@ class ConversionData:
         options = self._config.reading if self._config.reading != DEFAULT_OPTIONS else self._settings.data.reading
         reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache), options=options)
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})
-        return unlabelled_windows(_recordings(self._config.root), spec, reading, split, n)
-
-
-def _recordings(folder: str) -> list[Path]:
-    from evburst.app.batch import find_recordings  # imported here because it loads video encoders
-
-    return find_recordings([folder])
+        return unlabelled_windows(find_recordings([self._config.root]), spec, reading, split, n)
 
 
 def _has_recordings(folder: str) -> bool:
     try:
-        return Path(folder).exists() and bool(_recordings(folder))
+        return Path(folder).exists() and bool(find_recordings([folder]))
     except ConfigError:
         return False
