@@ -212,7 +212,8 @@ def _checked(packets: Iterator[Events], args: argparse.Namespace, stream: EventS
             last_us = int(packet["t"][-1])
         yield packet
     if not total:
-        raise EventFileError(f"{args.file}: no events in this part; nothing was written")
+        since = "; --from and --to count from its first event" if hasattr(args, "start_s") else ""
+        raise EventFileError(f"{args.file}: no events in this part; nothing was written{since}")
     check_sensor_size(str(args.file), stream.sensor_size, total - outside, outside)
     if stream.finite:
         check_order(str(args.file), total, stream.faults.late_events - late_before + (falls if falls > _FEW_FALLS else 0))

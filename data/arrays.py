@@ -142,6 +142,8 @@ def _column(name: str, column: Any) -> NDArray[Any]:
     low, high = int(values.min()), int(values.max())
     if low < np.iinfo(np.int64).min or high > np.iinfo(np.int64).max:
         raise DataError(f"events: {name} = {high if high > 0 else low} does not fit into 64 bits")
+    if name == "t" and values.dtype.kind == "f" and np.spacing(values.max()) > 1:
+        raise DataError(f"events: column t is {values.dtype}, which holds no whole microseconds up to {high}; pass integers")
     values = values.astype(np.int64)
     if name == "p":
         if low < -1 or high > 1:

@@ -54,6 +54,12 @@ _SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with `git lfs pull`",
 }
 _METADATA_BYTES = 2**24
+_KINDS = {
+    "ann": "a trained network (best.safetensors of `evburst train`)",
+    "training": "a state from which training is resumed (best.safetensors beside it is the trained network)",
+    "detector": "a converted network (the file that `evburst convert` writes)",
+}
+"""What files of `save_tensors` hold, by kind."""
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -126,7 +132,8 @@ def _metadata(path: Path, header: dict[str, str], kind: str) -> dict[str, Any]:
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not weights of this project (format {header.get('format')!r})")
     if header.get("kind") != kind:
-        raise CheckpointError(f"{path}: holds a {header.get('kind')!r} checkpoint; a {kind!r} one is needed here")
+        held = _KINDS.get(header.get("kind", ""), f"a {header.get('kind')!r} checkpoint")
+        raise CheckpointError(f"{path}: holds {held}; {_KINDS.get(kind, f'a {kind!r} checkpoint')} is needed here")
     content = header.get("json", "")
     if len(content) > _METADATA_BYTES:
         raise CheckpointError(f"{path}: {len(content):,} bytes of metadata; at most {_METADATA_BYTES:,} are read")

@@ -410,7 +410,7 @@ def test_cutting_out_nothing_keeps_the_old_file(capsys: pytest.CaptureFixture[st
     assert run(capsys, "cut", recording, out, "--from", "5", "--overwrite") == (
         1,
         "",
-        f"error: {recording}: no events in this part; nothing was written\n",
+        f"error: {recording}: no events in this part; nothing was written; --from and --to count from its first event\n",
     )
     assert out.read_text() == "old"
 

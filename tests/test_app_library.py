@@ -130,6 +130,7 @@ class Lazy:
         (([0.5], [1], [1], [1]), "column t has fractions or NaN; .* need a name that states it, such as t_s"),
         (([1], [0.5], [1], [1]), "column x has fractions or NaN; expected whole numbers$"),
         (([np.nan], [1], [1], [1]), "column t has fractions or NaN"),
+        ((np.float32([1 << 25]), [1], [1], [1]), "column t is float32, which holds no whole microseconds up to 33554432; pass"),
         ((np.array(["NaT"], "M8[us]"), [1], [1], [1]), r"column t has a time that is missing \(NaT\)"),
         ((np.array([5]).view("m8"), [1], [1], [1]), "column t: expected a list of numbers, received timedelta64"),
         (([datetime.now(UTC)], [1], [1], [1]), r"column t holds datetime objects, .* t\.dt\.tz_convert\(None\)"),

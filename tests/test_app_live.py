@@ -365,6 +365,19 @@ def test_a_recording_on_a_full_disk_keeps_the_events_before_and_ends_no_run(tmp_
     assert np.concatenate(list(open_events(tmp_path / "a.dat").packets()))["t"].tolist() == [5, 6, 7]
 
 
+def test_a_recording_that_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5, limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"a\.dat: cannot be written"):
+            LiveRecorder(tmp_path / "a.dat", SIZE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "a.dat").exists()
+    LiveRecorder(tmp_path / "a.dat", SIZE).close()
+
+
 def test_a_recording_continues_past_71_minutes_and_stops_at_its_limit(tmp_path: Path) -> None:
     recorder = LiveRecorder(tmp_path / "a.dat", SIZE, max_bytes=80)
     recorder.write(make_events([2**32 - 2, 2**32 + 5]))

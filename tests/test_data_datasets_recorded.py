@@ -375,6 +375,14 @@ def test_labels_of_yolo_are_no_recording(tmp_path: Path, caplog: pytest.LogCaptu
         path.write_text(text)
         assert times_of(tmp_path, "train", "cat") == {"a.dat": [10]}
     assert f"the first one: {path}: labels of YOLO are not read; export them as COCO, to a.json" in caplog.text
+    path.unlink()
+    (tmp_path / "train" / "labels").mkdir()
+    for name in ("b_000000000010us.txt", "labels/c.txt", "labels/b_000000000020us.txt"):  # as labelling programs name them
+        (tmp_path / "train" / name).write_text("0 0.5 0.5 1 0.25\n")
+        caplog.clear()
+        assert times_of(tmp_path, "train", "cat") == {"a.dat": [10]}
+        assert "without labels" not in caplog.text
+        (tmp_path / "train" / name).unlink()
     for text in ("10 0 1 1\n", "10 1 1 1 0.5\n", "0.1 0 1 0 1\n", "t x y p\n10 1 1 1\n"):  # events
         path.write_text(text)
         with pytest.raises(LabelError, match=r"a\.dat and a\.txt: keep one of the two"):

@@ -107,5 +107,5 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path, caplog: pytest.LogC
         windows(root, "test")
     times.unlink()
     tracks.unlink()
-    with pytest.raises(DataError, match=r"expected .*<sequence>/events/left/events\.h5 .*; 1 event files have no labels"):
+    with pytest.raises(DataError, match=r"expected .*<sequence>/events/left/events\.h5 .*; 1 event file without labels"):
         windows(root, "test")

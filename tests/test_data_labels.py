@@ -181,6 +181,28 @@ def test_coco_pictures_are_of_the_time_in_their_name(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_coco_pictures_of_other_recordings_are_no_labels_of_this_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A program may export the pictures of all recordings to one file, whose times are equal where clocks start at 0."""
+
+    def read(name: str, *files: str) -> list[tuple[int | None, list[float]]]:
+        pictures = [{"id": k, "file_name": file} for k, file in enumerate(files)]
+        found = [{"image_id": k, "category_id": 3, "bbox": [k, 1, 2, 3]} for k in range(len(files))]
+        (tmp_path / f"{name}.json").write_text(json.dumps(coco(images=pictures, annotations=found)))
+        instants = LABEL_FILES[".json"](tmp_path / f"{name}.json").instants
+        return [(instant.t_us, instant.boxes_xyxy[:, 0].tolist()) for instant in instants]
+
+    a, b, c = (f"{name}_000000500000us.png" for name in ("rec_a", "rec_b", "my_rec_a"))
+    with caplog.at_level("INFO"):
+        assert read("rec_a", b, a, c) == [(500_000, [1])]
+        assert "2 pictures of other recordings left out, such as rec_b_000000500000us.png" in caplog.text
+        assert read("rec_b", f"train/{b}", f"0a1f-{b}", a) == [(500_000, [0, 1])]
+        assert "labels of another recording" not in caplog.text
+        assert read("rec_d", a, "rec_a_000000600000us.png") == [(500_000, [0]), (600_000, [1])]
+        assert "no picture is of 'rec_d' by its name, as 'rec_a_000000500000us.png'" in caplog.text
+    with pytest.raises(LabelError, match=r"pictures of several recordings, such as 'rec_a_0.*, and none of 'rec_e'"):
+        read("rec_e", a, b)
+
+
 def test_coco_and_voc_say_the_sensors_size(tmp_path: Path) -> None:
     for width, height, size in ((346, 260, (346, 260)), (346.0, 260, (346, 260)), (0, 0, None), ("", " ", None)):
         sides = {} if width == "" else {"width": width, "height": height}

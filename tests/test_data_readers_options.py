@@ -136,6 +136,17 @@ def test_what_is_odd_is_a_warning(
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("start_us", "warned"), [(0, False), (3_252_000_000, True)])
+def test_times_of_few_digits_are_warned_of(
+    tmp_path: Path, start_us: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = {name: BUSY[name] for name in "xyp"} | {"t": (BUSY["t"] + start_us).astype(np.float32)}
+    np.savez(tmp_path / "a.npz", **columns)
+    with caplog.at_level(logging.WARNING, "evburst"):
+        read(tmp_path / "a.npz", time_unit="us")
+    assert ("times are float32, which rounds them to multiples of 256 us here" in caplog.text) == warned
+
+
 def test_an_ordinary_recording_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.save(tmp_path / "a.npy", BUSY)
     read(tmp_path / "a.npy")

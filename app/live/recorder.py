@@ -42,7 +42,13 @@ class LiveRecorder:
             mode = "wb" if overwrite or (path.exists() and not path.is_file()) else "xb"
             # Without a buffer, which would keep what a full disk refused, and fail again when it is closed.
             self._file = path.open(mode, buffering=0)
-            self._append(header)
+            try:
+                self._append(header)
+            except OSError:
+                self._file.close()
+                if mode == "xb":
+                    path.unlink()
+                raise
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 

@@ -139,9 +139,13 @@ def _check_sample(what: str, sample: Sample) -> None:
 
 
 def has_classes(name: str, root: Path) -> bool:
-    """Return whether a folder has recordings with a class each in the layout of this name, if there is such a layout."""
+    """Return whether a folder has recordings with a class each in the layout of this name, if there is such a layout.
+
+    Names of splits are no classes.
+    """
     try:
-        return name in CLASS_LAYOUTS and bool(find_samples(name, ClassFolder(root)))
+        samples = find_samples(name, ClassFolder(root)) if name in CLASS_LAYOUTS else []
+        return not {sample.class_name for sample in samples} <= {*SPLITS, "val"}
     except (ConfigError, LabelError):
         return False
 

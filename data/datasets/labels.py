@@ -34,14 +34,17 @@ from evburst.data.boxes import read_prophesee_boxes
 from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
+from evburst.data.notices import warn_once
 from evburst.data.readers import recording_suffixes
 from evburst.data.text import number_of
 
 _LOG = logging.getLogger(__name__)
 _CORNERS, _SIDES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 _LONG_NUMBER = 20
-_TIMED_PICTURE = re.compile(r".*_(\d{1,18})us(?:\.\w+|(?<=\d{12}us)[._-].*)", re.DOTALL)
+_TIMED_PICTURE = re.compile(r"(?:.*[/\\])?(?P<recording>.*)_(?P<t_us>\d{1,18})us(?:\.\w+|(?<=\d{12}us)[._-].*)", re.DOTALL)
 """Name of a picture that ends in a time, as `evburst events frames` writes it, and perhaps in what an exporter appends."""
+_PREFIX = r"(?:[0-9A-Fa-f]+-)?"
+"""What labelling programs write before the name of a picture, so that no two are equal."""
 IGNORED_CLASS = "ignore"
 """Mapping target of classes whose boxes are dropped on purpose."""
 
@@ -170,18 +173,21 @@ def csv_boxes(path: Path) -> LabelFile:
 def coco(path: Path) -> LabelFile:
     """Read COCO boxes; those of pictures at the same time are of one instant.
 
+    Pictures whose names say that they are of other recordings are left out if there are any of this one.
+
     Raises:
-        LabelError: not a COCO file, an annotation refers to an unknown image or category, or a time or box is invalid.
+        LabelError: not a COCO file, an annotation refers to an unknown image or category, a time or box is invalid, or the
+            pictures are of several other recordings.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {number: str(category["name"]) for number, category in _by_id(path, "categories", raw).items()}
-        images = _by_id(path, "images", raw)
-        rows: dict[Any, list[tuple[list[float], str | int]]] = {number: [] for number in images}
+        every, images = _of_recording(path, _by_id(path, "images", raw))
+        rows: dict[Any, list[tuple[list[float], str | int]]] = {number: [] for number in every}
         for k, annotation in enumerate(raw["annotations"]):
             where = f"{path}: annotation {k}"
             for what, value, known in (
-                ("image", annotation["image_id"], images),
+                ("image", annotation["image_id"], every),
                 ("category", annotation["category_id"], names),
             ):
                 if value not in known:
@@ -209,6 +215,12 @@ def coco(path: Path) -> LabelFile:
         ) from None
 
 
+def timed_recording(name: str) -> str | None:
+    """Return the name of the recording that a picture, or a file named like one, is of by its name; None if it says none."""
+    found = _TIMED_PICTURE.fullmatch(name)
+    return found["recording"] if found else None
+
+
 def _by_id(path: Path, what: str, raw: dict[str, Any]) -> dict[Any, dict[str, Any]]:
     """Return the images or categories of a COCO file by their ids; raises LabelError if two have the same."""
     found: dict[Any, dict[str, Any]] = {}
@@ -218,11 +230,33 @@ def _by_id(path: Path, what: str, raw: dict[str, Any]) -> dict[Any, dict[str, An
     return found
 
 
+def _of_recording(path: Path, images: dict[Any, dict[str, Any]]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return all images of a COCO file, and those of the recording beside it; the names of others say that they are not."""
+    timed = {number: _TIMED_PICTURE.fullmatch(str(image.get("file_name"))) for number, image in images.items()}
+    named = {number: found["recording"] for number, found in timed.items() if found and images[number].get("t_us") is None}
+    own = re.compile(_PREFIX + re.escape(path.stem))
+    others = {number: name for number, name in named.items() if not own.fullmatch(name)}
+    if not others:
+        return images, images
+    example = str(images[next(iter(others))]["file_name"])[:100]
+    if len(others) < len(named):
+        _LOG.info("note: %s: %s of other recordings left out, such as %s", path, number_of(len(others), "picture"), example)
+        return images, {number: image for number, image in images.items() if number not in others}
+    times = Counter(int(found["t_us"]) for number, found in timed.items() if found and number in others)
+    if max(times.values()) > 1 and len(set(others.values())) > 1:
+        raise LabelError(
+            f"{path}: pictures of several recordings, such as {example!r}, and none of {path.stem!r}; export the pictures of "
+            "each recording to a file of its own"
+        )
+    warn_once(f"{path}: no picture is of {path.stem!r} by its name, as {example!r}; are these the labels of another recording?")
+    return images, images
+
+
 def _time_of(where: str, image: dict[str, Any]) -> int | None:
     if image.get("t_us") is not None:
         return _whole_time(where, image["t_us"])
     named = _TIMED_PICTURE.fullmatch(str(image.get("file_name")))
-    return int(named[1]) if named else None
+    return int(named["t_us"]) if named else None
 
 
 @label_file(".xml")

@@ -42,6 +42,7 @@ from evburst.data.datasets.labels import (
     holds_yolo_labels,
     is_recording_name,
     labelled_name,
+    timed_recording,
 )
 from evburst.data.datasets.selection import STRETCH, drive_of
 from evburst.data.errors import LabelError
@@ -273,8 +274,9 @@ def folder(source: LayoutFolder) -> Iterator[LabelledFile]:
     named = Counter(map(labelled_name, recordings))
     for path in recordings:
         name = labelled_name(path)
-        if named[name] > 1 and holds_yolo_labels(path):
-            source.skipped.append(f"{path}: labels of YOLO are not read; export them as COCO, to {name}.json")
+        picture = timed_recording(path.name)
+        if (picture or named[name] > 1 or path.parent.name == "labels") and holds_yolo_labels(path):
+            source.skipped.append(f"{path}: labels of YOLO are not read; export them as COCO, to {picture or name}.json")
             continue
         candidates = {ending: path.with_name(name + ending) for ending in LABEL_FILES}
         endings = [ending for ending, file in candidates.items() if file.is_file()] or list(candidates)[:1]

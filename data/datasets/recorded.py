@@ -87,7 +87,10 @@ class Reading:
                 own = open_events(path, options=self.options).sensor_size
             except DataError:
                 raise SensorSizeError(f"{text}, but: {error}") from None
-            raise SensorSizeError(f"{text}, the file a {own} sensor; pass the true size: --sensor-size WxH") from None
+            raise SensorSizeError(
+                f"{text}, the file a {own} sensor: if pictures of another size were labelled, or were resized when they were "
+                "exported, export them in the sensor's size; otherwise pass the true size: --sensor-size WxH"
+            ) from None
         return FilteredStream(stream, self.filters) if self.filters.any_on else stream
 
 

@@ -96,9 +96,10 @@ def read_layout(
     source, found = _find(name, root, split, spec)
     _log_skipped(source)
     if not found:
-        hint = f"; {len(source.unlabelled)} event files have no labels" if source.unlabelled else ""
+        first = f", the first one: {source.unlabelled[0]}" if source.unlabelled else ""
+        hint = f"; {number_of(len(source.unlabelled), 'event file')} without labels{first}" if source.unlabelled else ""
         hint += f"; skipped: {source.skipped[0]}" if source.skipped else ""
-        hint += f"; its recordings have a class each: {SET_CLASSIFIER}" if has_classes(name, root) else ""
+        hint += f"; its recordings have a class each: {SET_CLASSIFIER}" if not spec.own_ids and has_classes(name, root) else ""
         raise DataError(f"{root}: no recording found of split {split!r}; expected {entry.expected}{hint}")
     matcher = ClassMatcher(source.spec, classes, None if spec.own_ids else entry.class_ids)
     recordings = []

@@ -232,6 +232,12 @@ def judge_times(
     finite = t[np.isfinite(t)] if t.dtype.kind == "f" else t
     fractions = t.dtype.kind == "f" and bool((np.rint(finite) != finite).any())
     unit = Unit(stated) if stated else Unit("s" if fractions else "us", stated=False)
+    coarse_us = float(np.spacing(finite.max())) * MICROSECONDS[unit.name] if t.dtype.kind == "f" and len(finite) else 0
+    if coarse_us > 1:
+        warn_once(
+            f"{path}: times are {t.dtype}, which rounds them to multiples of {coarse_us:g} us here; store them as integers or "
+            "float64"
+        )
     try:
         _judge_rate(path, finite, columns, unit)
     except EventFileError as error:
