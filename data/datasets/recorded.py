@@ -26,6 +26,7 @@ from evburst.data.datasets.splits import LabelledSplit, Recording
 from evburst.data.errors import DataError, LabelError, NoEventsError, SensorSizeError
 from evburst.data.events import EventStream, SensorSize, check_sensor_size
 from evburst.data.filters import FilteredStream, FiltersConfig
+from evburst.data.notices import warn_once
 from evburst.data.random_access import (
     MAX_HELD_EVENTS,
     EmptyRecording,
@@ -77,6 +78,11 @@ class Reading:
             SensorSizeError: the sensor's size is unknown, or two sources contradict each other.
         """
         given = self.sensor_size or stated
+        if stated is not None and given != stated:
+            warn_once(
+                f"{path}: its labels or its layout state a {stated} sensor, and --sensor-size {given}; boxes are read as they "
+                "are: if pictures of another size were labelled, export them in the sensor's size"
+            )
         try:
             stream = open_sized(path, given, None, options=self.options)
         except SensorSizeError as error:
