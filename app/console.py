@@ -41,7 +41,11 @@ _NAMES = (
 
 _UNLOADABLE = ("shared object", "DLL load failed", "Library not loaded")
 """What Linux, Windows and macOS say of a library that is missing, or for which there is not enough memory."""
-_HEADLESS = ": for OpenCV on a system without a display, pip install --force-reinstall --no-deps opencv-python-headless"
+_LOADING = {
+    "libGL": ": for OpenCV on a system without a display, pip install --force-reinstall --no-deps opencv-python-headless",
+    "failed to map segment": ": too little memory is free or allowed (ulimit -v), or nothing in its folder may be executed",
+}
+"""Remedies for libraries that cannot be loaded, by words of the error."""
 
 _CALLBACK_S = 0.05
 """Time after which a callback of a C library, in which a KeyboardInterrupt was lost, has returned."""
@@ -154,7 +158,8 @@ def _message(error: Exception) -> str | None:
             "a smaller sensor, batch or number of workers needs less"
         )
     if isinstance(error, ImportError) and any(words in str(error) for words in _UNLOADABLE):
-        return f"a library cannot be loaded ({_first_line(error)})" + (_HEADLESS if "libGL" in str(error) else "")
+        remedy = next((text for words, text in _LOADING.items() if words in str(error)), "")
+        return f"a library cannot be loaded ({_first_line(error)}){remedy}"
     return None
 
 

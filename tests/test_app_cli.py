@@ -445,7 +445,7 @@ def test_errors_are_one_line_and_bugs_a_traceback(capsys: pytest.CaptureFixture[
         ),
         (
             ImportError("libtorch.so: failed to map segment from shared object"),
-            "a library cannot be loaded (libtorch.so: failed to map segment from shared object)\n",
+            "a library cannot be loaded (libtorch.so: failed to map segment from shared object): too little memory",
         ),
         (
             ImportError("libGL.so.1: cannot open shared object file"),
