@@ -102,7 +102,7 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
     warn_of_repairs(path, stream.faults)
     if c.window_events is not None:
         median_ms = median(row["t1_us"] - row["t0_us"] for row in window_rows) / 1000
-        warn_of_length(f"{path}: half of the windows are longer than {median_ms:g} ms", median_ms, bundle.voxel.window_ms)
+        warn_of_length(f"{path}: windows of {median_ms:g} ms (median)", median_ms, bundle.voxel.window_ms)
     return {
         "events_file": path.name,
         "events_path": path_of(path),

@@ -232,7 +232,7 @@ def detect_file(
     warn_of_repairs(path, stream.faults)
     if c.window_events is not None and run.durations:
         median_ms = float(np.median(run.durations))
-        warn_of_length(f"{path}: half of the windows are longer than {median_ms:g} ms", median_ms, bundle.voxel.window_ms)
+        warn_of_length(f"{path}: windows of {median_ms:g} ms (median)", median_ms, bundle.voxel.window_ms)
     if status == "interrupted":
         raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary
