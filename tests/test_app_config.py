@@ -164,7 +164,7 @@ def test_values_out_of_range_name_their_line(tmp_path: Path, content: str, assig
         (EvaluateConfig, {"streaming_windows": -1}, "streaming_windows must not be"),
         (EvaluateConfig, {"seed": -1}, "seed must be 0 to"),
         (ScoreConfig, {"classes": ()}, "classes must be names"),
-        (ScoreConfig, {"classes": ("car", " ")}, "classes must be names, none of them empty; received 'car', ' '"),
+        (ScoreConfig, {"classes": ("car", " ")}, "classes must be names, none of them empty, received .'car', ' '"),
         (ScoreConfig, {"classes": ("car", "car")}, "classes must differ"),
         (ConvertConfig, {"weights": "a", "out": "b", "timesteps": 0}, "timesteps must be"),
         (ConvertConfig, {"weights": "a", "out": "b", "continues": True, "phi_max": 3}, "continue keeps T, burst limits"),
