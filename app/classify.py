@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from evburst.app.console import sample_note, warn_of_repairs
@@ -20,7 +19,7 @@ from evburst.app.runs import (
     run_windows,
     start_time,
     traffic_figures,
-    warn_of_length,
+    warn_of_median_length,
 )
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
@@ -101,8 +100,7 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
         raise no_usable_events(path, stream.faults, c.start_s)
     warn_of_repairs(path, stream.faults)
     if c.window_events is not None:
-        median_ms = median(row["t1_us"] - row["t0_us"] for row in window_rows) / 1000
-        warn_of_length(f"{path}: windows of {median_ms:g} ms (median)", median_ms, bundle.voxel.window_ms)
+        warn_of_median_length(path, [(row["t1_us"] - row["t0_us"]) / 1000 for row in window_rows], bundle.voxel.window_ms)
     return {
         "events_file": path.name,
         "events_path": path_of(path),

@@ -32,7 +32,7 @@ from evburst.app.runs import (
     start_time,
     step_of,
     traffic_figures,
-    warn_of_length,
+    warn_of_median_length,
 )
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
@@ -230,9 +230,8 @@ def detect_file(
         totals = _summary(stream, bundle, inference, run, c, run.started - started)
         summary = run_folder.write_summary({"status": status, **totals})
     warn_of_repairs(path, stream.faults)
-    if c.window_events is not None and run.durations:
-        median_ms = float(np.median(run.durations))
-        warn_of_length(f"{path}: windows of {median_ms:g} ms (median)", median_ms, bundle.voxel.window_ms)
+    if run.durations:
+        warn_of_median_length(path, run.durations, bundle.voxel.window_ms)
     if status == "interrupted":
         raise DetectInterrupted(summary, human_summary(summary), folder)
     return summary

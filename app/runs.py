@@ -6,10 +6,12 @@ detect, classify, live and the Python API (library.py) share these.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -273,6 +275,12 @@ def warn_of_length(windows: str, length_ms: float, trained_ms: float) -> None:
     """Log if windows, described by `windows`, are much shorter or longer than those of the network's training."""
     if not 1 / _FARTHEST <= length_ms / trained_ms <= _FARTHEST:
         _LOG.warning("%s: the network was trained with %g ms; expect worse results", windows, trained_ms)
+
+
+def warn_of_median_length(path: Path, lengths_ms: Sequence[float], trained_ms: float) -> None:
+    """`warn_of_length` of a recording's windows that were cut by number of events."""
+    length_ms = median(lengths_ms)
+    warn_of_length(f"{path}: windows of {length_ms:g} ms (median)", length_ms, trained_ms)
 
 
 def with_memory_if_asked(bundle: Bundle, memory: bool, stride_ms: float | None) -> Bundle:

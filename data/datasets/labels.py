@@ -182,7 +182,8 @@ def coco(path: Path) -> LabelFile:
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
         names = {number: str(category["name"]) for number, category in _by_id(path, "categories", raw).items()}
-        every, images = _of_recording(path, _by_id(path, "images", raw))
+        every = _by_id(path, "images", raw)
+        images = _of_recording(path, every)
         rows: dict[Any, list[tuple[list[float], str | int]]] = {number: [] for number in every}
         for k, annotation in enumerate(raw["annotations"]):
             where = f"{path}: annotation {k}"
@@ -230,26 +231,26 @@ def _by_id(path: Path, what: str, raw: dict[str, Any]) -> dict[Any, dict[str, An
     return found
 
 
-def _of_recording(path: Path, images: dict[Any, dict[str, Any]]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Return all images of a COCO file, and those of the recording beside it; the names of others say that they are not."""
-    timed = {number: _TIMED_PICTURE.fullmatch(str(image.get("file_name"))) for number, image in images.items()}
-    named = {number: found["recording"] for number, found in timed.items() if found and images[number].get("t_us") is None}
+def _of_recording(path: Path, images: dict[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """Return the images of a COCO file but for those whose names say that they are not of the recording beside it."""
+    untimed = {number: str(image.get("file_name")) for number, image in images.items() if image.get("t_us") is None}
+    named = {number: found for number, name in untimed.items() if (found := _TIMED_PICTURE.fullmatch(name))}
     own = re.compile(_PREFIX + re.escape(path.stem))
-    others = {number: name for number, name in named.items() if not own.fullmatch(name)}
+    others = {number: found for number, found in named.items() if not own.fullmatch(found["recording"])}
     if not others:
-        return images, images
-    example = str(images[next(iter(others))]["file_name"])[:100]
+        return images
+    example = next(iter(others.values()))[0][:100]
     if len(others) < len(named):
         _LOG.info("note: %s: %s of other recordings left out, such as %s", path, number_of(len(others), "picture"), example)
-        return images, {number: image for number, image in images.items() if number not in others}
-    times = Counter(int(found["t_us"]) for number, found in timed.items() if found and number in others)
-    if max(times.values()) > 1 and len(set(others.values())) > 1:
+        return {number: image for number, image in images.items() if number not in others}
+    times = {int(found["t_us"]) for found in others.values()}
+    if len(times) < len(others) and len({found["recording"] for found in others.values()}) > 1:
         raise LabelError(
             f"{path}: pictures of several recordings, such as {example!r}, and none of {path.stem!r}; export the pictures of "
             "each recording to a file of its own"
         )
     warn_once(f"{path}: no picture is of {path.stem!r} by its name, as {example!r}; are these the labels of another recording?")
-    return images, images
+    return images
 
 
 def _time_of(where: str, image: dict[str, Any]) -> int | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, is_packed, p_of, time_of, unpack, word_fields, words_64, x_of, y_of
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
 
@@ -42,8 +42,7 @@ class VoxelConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("bins", BIN_LIMITS), ("max_count", COUNT_LIMITS), ("window_ms", WINDOW_LIMITS_MS)):
-            if not low <= getattr(self, name) <= high:
-                raise SettingValueError(f"{name} must be {low:g} to {high:g}, received {getattr(self, name)!r}")
+            require_all({f"{name} must be {low:g} to {high:g}": low <= getattr(self, name) <= high}, self)
 
     @property
     def channels(self) -> int:
