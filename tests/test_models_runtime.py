@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -456,10 +457,12 @@ def test_sums_of_sixteen_bits_cannot_overflow(monkeypatch: pytest.MonkeyPatch, l
     small = vnni or limit <= 129
     assert (planes, repetitions.max()) == {0: (1, 1 if small else 2), 5: (1, 4) if small else (2, 1), 64: (2, 1)}[large]
     pairs = packed.data.astype(np.int64).reshape(1, planes, -1, LANES, 2, 2).sum(-1) * limit
-    edges = np.arange(0, pairs.shape[2], packed.flush)
-    if not vnni:
-        assert np.abs(pairs).max() < 2**15
-        assert np.abs(np.add.reduceat(pairs, edges, 2)).max() < 2**15
+    steps = pairs.shape[2]
+    for plane, head in enumerate(packed.chunks[:planes] if not vnni else []):
+        own = packed.chunks[plane + head :]
+        for begin, end in pairwise([0, *own[: 1 + np.argmax(own == steps)]]):
+            assert 0 < np.abs(pairs[0, plane, begin:end].sum(0)).max() < 2**15
+            assert end == steps or np.abs(pairs[0, plane, begin : end + 1].sum(0)).max() >= 2**15
     data = packed.data.astype(np.int64)
     whole = data[:, 0] if planes == 1 else 128 * data[:, 0] + data[:, 1]
     whole = np.add.reduceat(whole, np.cumsum(repetitions) - repetitions, 1).reshape(1, 9, 16, LANES, 4)

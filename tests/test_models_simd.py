@@ -22,8 +22,8 @@ from tests.conftest import in_new_process
 
 integers = pytest.mark.skipif(not emit.AVAILABLE, reason="needs AVX2")
 SIGNATURE = (
-    types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 5, types.int32[::1],
-    types.int64, types.boolean,
+    types.uint8[::1], *[types.int64] * 3, types.int32[::1], types.int64, types.int8[::1], *[types.int64] * 4, types.int32[::1],
+    *[types.int64] * 2, types.int32[::1], types.int64, types.boolean,
 )  # fmt: skip
 
 
@@ -31,9 +31,11 @@ def dot() -> Any:
     """`dot_tiles` compiled anew."""
 
     def call(  # type: ignore[no-untyped-def]
-        x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh
+        x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, chunks, head, heads_apart, acc, to, fresh
     ):
-        dots.dot_tiles(x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh)
+        dots.dot_tiles(
+            x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, chunks, head, heads_apart, acc, to, fresh
+        )
 
     return numba.njit(call)
 
@@ -120,10 +122,15 @@ def test_sums_are_those_of_integer_arithmetic(monkeypatch: pytest.MonkeyPatch, v
     offsets = (4 * rng.integers(0, 200, steps + 3)).astype(np.int32)
     weights = rng.integers(-127, 128, at + apart + size).astype(np.int8)
     before = rng.integers(-1000, 1000, to + 2 * tile).astype(np.int32)
+    head, heads_apart = 2, 3
+    chunks = np.zeros(30, np.int32)
+    chunks[[head, head + heads_apart]] = 8, 15
+    chunks[head + 8 : head + 13] = 8, 9, 20, 30, steps
+    chunks[head + heads_apart + 15 : head + heads_apart + 19] = 1, 16, 24, steps
     sums, run = [slowly(x, start, pitch, offsets[3:], weights[first : first + size]) for first in (at, at + apart)], dot()
     for pixels, fresh, tiles in itertools.product((1, emit.GROUP, emit.GROUP + 1, emit.PIXELS), (True, False), (1, emit.PAIR)):
         acc, expected = before.copy(), before.copy()
-        run(x, start, pitch, pixels, offsets, 3, weights, at, apart, tiles, steps, 8, acc, to, fresh)
+        run(x, start, pitch, pixels, offsets, 3, weights, at, apart, tiles, steps, chunks, head, heads_apart, acc, to, fresh)
         written = (emit.GROUP if pixels <= emit.GROUP else emit.PIXELS) * emit.LANES
         for first, own in zip((to, to + tile), sums[:tiles], strict=False):
             place = slice(first, first + written)

@@ -53,8 +53,9 @@ PROGRESS = 8
 
 @njit(cache=True, nogil=True, parallel=True, slow=True)
 def run_operations(  # type: ignore[no-untyped-def]
-    operations, terms, offsets, weights, factors, scale, bias, limits, fan_out, arena, silent, changed, maps, silent_maps,
-    silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, found, rows, progress, counts, totals
+    operations, terms, offsets, weights, chunks, factors, scale, bias, limits, fan_out, arena, silent, changed, maps,
+    silent_maps, silent_totals, silent_tiles, restored, skip_silence, summed, timesteps, images, acc, found, rows, progress,
+    counts, totals
 ):  # fmt: skip
     """Run operations in order.
 
@@ -62,6 +63,7 @@ def run_operations(  # type: ignore[no-untyped-def]
         operations, terms: records, see OPERATION and TERM.
         offsets: int32 distances of the steps.
         weights: int8.
+        chunks: int32, see `chunks_of`; every operation's at its own position.
         factors: int32, that counts are multiplied by before they are added.
         scale, bias: float32 `(T, C)` per output channel, or `(1, C)` if equal at every timestep.
         limits: float32 (C), burst limits.
@@ -88,7 +90,7 @@ def run_operations(  # type: ignore[no-untyped-def]
     _clear(progress, counts)
     for thread in numba.prange(len(acc)):
         _work(
-            thread, (operations, terms, offsets, weights, factors), (scale, bias, limits), fan_out,
+            thread, (operations, terms, offsets, weights, chunks, factors), (scale, bias, limits), fan_out,
             (arena, silent, changed, summed), (maps, silent_maps), (silent_totals, silent_tiles, restored), skip_silence,
             timesteps, images, acc, found, rows, progress, counts[thread],
         )  # fmt: skip
@@ -100,13 +102,13 @@ def _work(  # type: ignore[no-untyped-def]
     thread, tables, neurons, fan_out, state, maps, silence, skip_silence, timesteps, images, acc, found, rows, progress, counts
 ):
     """Run all operations as one of several threads; see `run_operations`."""
-    operations, terms, offsets, weights, factors = tables
+    operations, terms, offsets, weights, chunks, factors = tables
     threads, changed, own = len(acc), state[2], counts[-1, 0]
     silent_totals, silent_tiles, restored = silence
     buffers = acc[thread], rows[thread], found[thread]
     for index in range(len(operations)):
         operation = operations[index]
-        reader = operation, terms, offsets, weights, factors
+        reader = operation, terms, offsets, weights, chunks, factors
         together = operation.together
         groups = (operation.blocks + together - 1) // together
         per_image, line = operation.rows * groups, index * (threads + 1) * PROGRESS

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,13 +36,13 @@ class PackedWeights:
             input channels, and repetitions.
         scale: `(blocks * LANES,)` float32, current per unit of the integer sum; 0 for padded channels.
         repetitions: of each source, how often each of its steps is taken, in the order above.
-        flush: number of steps that can be summed in 16 bits whatever the counts are.
+        chunks: int32, see `chunks_of`.
     """
 
     data: NDArray[np.int8]
     scale: NDArray[np.float32]
     repetitions: tuple[NDArray[np.int64], ...]
-    flush: int
+    chunks: NDArray[np.int32]
 
 
 def integer_weights(
@@ -113,10 +112,10 @@ def pack(convolutions: Sequence[Unpacked]) -> PackedWeights | None:
     if limit * sum(np.abs(part).sum((1, 2, 3)) for part in integers).max() > _LARGEST_SUM:  # type: ignore[union-attr]
         return None
     packed = [_pack_part(part) for part in integers]
-    largest = LARGEST if VNNI else _largest_in_a_plane(sources)  # VNNI sums in 32 bits
-    repetitions = tuple(np.maximum(-(-np.abs(part).max((0, 2, 3)) // largest), 1) for part in packed)
+    limits = [read.source.limit for read in sources]
+    repetitions = tuple(_repetitions(*pair) for pair in zip(packed, limits, strict=True))
     if sum(times.sum() for times in repetitions) <= 2 * sum(map(len, repetitions)):
-        planes = np.concatenate([_repeated(*pair, largest) for pair in zip(packed, repetitions, strict=True)], 1)[:, None]
+        planes = np.concatenate([_repeated(*pair) for pair in zip(packed, repetitions, strict=True)], 1)[:, None]
     else:
         repetitions = tuple(np.ones_like(times) for times in repetitions)
         data = np.concatenate(packed, 1)
@@ -125,8 +124,7 @@ def pack(convolutions: Sequence[Unpacked]) -> PackedWeights | None:
     planes = planes.astype(np.int8)
     padded = np.zeros(planes.shape[0] * LANES, np.float32)
     padded[: len(scale)] = scale
-    steps = tuple(int(times.sum()) for times in repetitions)
-    return PackedWeights(planes, padded, repetitions, _steps_in_16_bits(planes, steps, limit))
+    return PackedWeights(planes, padded, repetitions, chunks_of(planes, [int(times.sum()) for times in repetitions], limits))
 
 
 def factors_of(theta: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.int32] | None:
@@ -135,13 +133,30 @@ def factors_of(theta: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray
     return number.int().numpy() if is_whole and number.max() < _LARGEST_FACTOR else None
 
 
-def _repeated(weights: NDArray[np.int64], repetitions: NDArray[np.int64], largest: int) -> NDArray[np.int64]:
-    """Repeat the steps of `(blocks, steps, LANES, 4)`; the repetitions of a step add up to it, none exceeds `largest`."""
-    taken = np.repeat(weights, repetitions, 1)
-    earlier = np.arange(taken.shape[1]) - np.repeat(np.cumsum(repetitions) - repetitions, repetitions)
-    rest = np.maximum(np.abs(taken) - largest * earlier[:, None, None], 0)
-    repeated: NDArray[np.int64] = np.sign(taken) * np.minimum(rest, largest)
-    return repeated
+def _repetitions(weights: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """How often each step of `(blocks, steps, LANES, 4)` is taken, `(steps,)`.
+
+    Its share of the integers must fit into 8 bits, and without VNNI the sum of two products into 16.
+    """
+    times: NDArray[np.int64] = np.maximum(-(-np.abs(weights).max((0, 2, 3)) // LARGEST), 1)
+    if VNNI:
+        return times
+    times = np.maximum(times, -(-_bounds(weights, limit).max((0, 2)) // _SHORT_MAX))
+    while True:
+        largest_share = np.sign(weights) * -(-np.abs(weights) // times[:, None, None])
+        exceeds = _bounds(largest_share, limit).max((0, 2)) > _SHORT_MAX
+        if not exceeds.any():
+            return times
+        times[exceeds] += 1
+
+
+def _repeated(weights: NDArray[np.int64], repetitions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Repeat the steps of `(blocks, steps, LANES, 4)`; the repetitions of a step are equal shares that add up to it."""
+    taken, number = np.repeat(weights, repetitions, 1), np.repeat(repetitions, repetitions)[:, None, None]
+    turn = np.arange(len(number)) - np.repeat(np.cumsum(repetitions) - repetitions, repetitions)
+    size, turn = np.abs(taken), turn[:, None, None]
+    shares: NDArray[np.int64] = np.sign(taken) * (size * (turn + 1) // number - size * turn // number)
+    return shares
 
 
 def _pack_part(weights: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -154,16 +169,44 @@ def _pack_part(weights: NDArray[np.int64]) -> NDArray[np.int64]:
     return split.transpose(0, 4, 5, 2, 1, 3).reshape(blocks, height * width * quads, LANES, 4)
 
 
-def _steps_in_16_bits(planes: NDArray[np.int8], steps: tuple[int, ...], limit: int) -> int:
-    """Largest power of two such that the sum over this many steps, counted from the start of each source, fits into 16 bits."""
-    pairs = planes.astype(np.int64).reshape(*planes.shape[:4], 2, 2)
-    bounds = [limit * np.maximum(sign * pairs, 0).sum(-1) for sign in (1, -1)]
-    edges = np.cumsum((0, *steps))
-    flush = 1
-    while flush < max(steps):
-        longer = flush * 2
-        starts = np.concatenate([np.arange(a, b, longer) for a, b in pairwise(edges)])
-        if any(np.add.reduceat(bound, starts, axis=2).max() > _SHORT_MAX for bound in bounds):
-            break
-        flush = longer
-    return flush
+def _bounds(weights: NDArray[Any], limit: int) -> NDArray[np.int64]:
+    """Largest size of the sums of two products, of those above 0 and those below: `(blocks, steps, LANES * 4)`."""
+    pairs = limit * weights.astype(np.int64).reshape(*weights.shape[:2], -1, 2)
+    return np.concatenate([np.maximum(sign * pairs, 0).sum(-1) for sign in (1, -1)], -1)
+
+
+def chunks_of(planes: NDArray[np.int8], steps: Sequence[int], limits: Sequence[int]) -> NDArray[np.int32]:
+    """Split the steps of each block, plane and source into chunks whose sums fit into 16 bits whatever the counts are.
+
+    Args:
+        planes: `(blocks, planes, steps, LANES, 4)`.
+        steps: their number of each source.
+        limits: largest count of each source.
+
+    Returns:
+        `(blocks, planes, sources)` distances from each of these elements to the ends of its chunks, which follow; the last
+        end is the number of steps. VNNI needs none.
+    """
+    blocks, n_planes = planes.shape[:2]
+    heads, ends = np.zeros((blocks * n_planes, len(steps)), np.int64), list[int]()
+    if VNNI:
+        return heads.reshape(-1).astype(np.int32)
+    rows, edges = planes.reshape(blocks * n_planes, *planes.shape[2:]), np.cumsum([0, *steps])
+    for source, (start, number, limit) in enumerate(zip(edges[:-1], steps, limits, strict=True)):
+        found = _chunk_ends(_bounds(rows[:, start : start + number], limit))
+        for row, own in enumerate(found):
+            heads[row, source] = heads.size + len(ends) - (row * len(steps) + source)
+            ends += own
+    return np.concatenate([heads.reshape(-1), ends]).astype(np.int32)
+
+
+def _chunk_ends(bounds: NDArray[np.int64]) -> list[list[int]]:
+    """Ends of the longest chunks from the first step of `(rows, steps, sums)` on whose bounds add up to 16 bits at most."""
+    total, ends = np.zeros_like(bounds[:, 0]), [list[int]() for _ in bounds]
+    for step in range(bounds.shape[1]):
+        total = total + bounds[:, step]
+        full = total.max(1) > _SHORT_MAX
+        total[full] = bounds[full, step]
+        for row in np.flatnonzero(full):
+            ends[row].append(step)
+    return [[*own, bounds.shape[1]] for own in ends]

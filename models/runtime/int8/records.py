@@ -19,7 +19,7 @@ def _sources(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-_FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes flush together channel constant
+_FIELDS = """kind rows columns blocks channels first_term terms added weights steps planes chunks together channel constant
     out out_step out_image out_row out_pixel fan_out wide factor tiles"""
 OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_{_sources(Path(__file__).parent)}")])
 """One operation. Distances and positions are in elements.
@@ -27,7 +27,8 @@ OPERATION = np.dtype([(name, np.int64) for name in (*_FIELDS.split(), f"sources_
 rows, columns, channels: shape of the output, computed in blocks of LANES channels.
 first_term, terms, added: position of its terms, the number of those that are convolved, or resampled, or added up, and of
     those after them whose counts are added to the sums of convolutions.
-weights, steps (per block and plane), planes, flush: see rows.py.
+weights, steps (per block and plane), planes: see rows.py.
+chunks: position of its chunks, see quantise.py.
 together: number of blocks that are summed together; QUAD if steps whose counts are 0 are left out.
 channel: index of the first channel in scale, bias and limits.
 constant: whether its current is equal at every timestep.

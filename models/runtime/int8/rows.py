@@ -54,7 +54,7 @@ def restore_row(operation, state, maps, silent_maps, timesteps, place):  # type:
 @njit(inline="always")
 def has_changed(reader, changed, place, column, pixels):  # type: ignore[no-untyped-def]
     """Whether anything that neighbouring pixels of a row read differs from silence."""
-    operation, terms, _, _, _ = reader
+    operation, terms = reader[:2]
     image, _, row = place
     for k in range(operation.first_term, operation.first_term + operation.terms + operation.added):
         term = terms[k]
@@ -88,7 +88,7 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
 
     Weights of two planes are 128 * first + second.
     """
-    operation, terms, offsets, weights, _ = reader
+    operation, terms, offsets, weights, chunks, _ = reader
     image, block, row = place
     size = operation.steps * 4 * LANES
     at = operation.weights + block * operation.planes * size
@@ -102,9 +102,10 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
                 term = terms[k]
                 start = term.start + t * term.step + image * term.image + row * term.row + column * term.pixel
                 first = at + plane * size + term.first_step * 4 * LANES
+                head = operation.chunks + (block * operation.planes + plane) * operation.terms + k - operation.first_term
                 dot_tiles(
                     arena, start, term.pixel, pixels, offsets, term.offsets, weights, first, operation.planes * size, blocks,
-                    term.steps, operation.flush, acc, to, fresh,
+                    term.steps, chunks, head, operation.planes * operation.terms, acc, to, fresh,
                 )  # fmt: skip
                 fresh = False
     _dot_added(reader, arena, begin, end, place, blocks, column, pixels, acc, to)
@@ -113,7 +114,7 @@ def _dot(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # 
 @njit(inline="always")
 def _dot_found(reader, arena, timesteps, place, column, pixels, acc, found):  # type: ignore[no-untyped-def]
     """Compute the weighted sums of the tiles of QUAD blocks for all timesteps, without steps whose counts are 0."""
-    operation, terms, offsets, weights, _ = reader
+    operation, terms, offsets, weights = reader[:4]
     image, block, row = place
     size, step = operation.steps * 4 * LANES, QUAD * TILE
     at = operation.weights + block * size
@@ -133,7 +134,7 @@ def _dot_found(reader, arena, timesteps, place, column, pixels, acc, found):  # 
 @njit(inline="always")
 def _dot_added(reader, arena, begin, end, place, blocks, column, pixels, acc, to):  # type: ignore[no-untyped-def]
     """Add counts of timesteps [begin, end), each times its factor, to the sums of the tiles of one or several blocks."""
-    operation, terms, _, _, factors = reader
+    operation, terms, factors = reader[0], reader[1], reader[5]
     image, block, row = place
     for t in range(begin, end):
         for k in range(operation.first_term + operation.terms, operation.first_term + operation.terms + operation.added):

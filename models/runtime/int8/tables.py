@@ -59,8 +59,8 @@ class Tables:
         runs: in order: operations to carry out together, and single steps left to the reference engine.
         layers: in order.
         operations, terms: of OPERATION and TERM.
-        constants: offsets int32, weights int8, factors int32, scale and bias float32 `(T or 1, C)`, limits float32,
-            fan-outs; see `run_operations`.
+        constants: offsets int32, weights int8, chunks int32, factors int32, scale and bias float32 `(T or 1, C)`, limits
+            float32, fan-outs; see `run_operations`.
         maps: of each read-out.
         map_size: elements of all maps.
         tiles: number of tiles of all layers of neurons and max-pools, of one image.
@@ -124,7 +124,7 @@ class _Convolves:
     constant: int
     planes: int
     steps: int
-    flush: int
+    chunks: int
     together: int
     weights: int
     channel: int
@@ -170,7 +170,8 @@ class Tabulator:
         self._plan, self._layout, self._parameters, self._tensors, self._fan_out = plan, layout, parameters, tensors, fan_out
         self._operations: list[tuple[_Fields, ...]] = []
         self._terms: list[tuple[int, ...]] = []
-        self._offsets, self._weights, self._factors = _Array(np.int32), _Array(np.int8), _Array(np.int32)
+        self._offsets, self._chunks, self._factors = (_Array(np.int32) for _ in range(3))
+        self._weights = _Array(np.int8)
         self._limits = _Array(np.float32)
         self._timesteps = parameters.timesteps if plan.summed else 1
         empty = np.zeros((self._timesteps, 0), np.float32)
@@ -198,7 +199,7 @@ class Tabulator:
             for name, value in (pair for group in groups for pair in asdict(group).items()):
                 record[name] = value
         terms = np.array(self._terms or [(0,) * len(TERM.names or ())], TERM)
-        reading, limits = (self._offsets, self._weights, self._factors), self._limits.joined()
+        reading, limits = (self._offsets, self._weights, self._chunks, self._factors), self._limits.joined()
         fan = tuple(array.joined() for array in (self._fan_rows, self._fan, self._wide))
         scales = (np.concatenate(rows, 1) for rows in (self._scale, self._bias))
         constants = (*(array.joined() for array in reading), *scales, limits, fan)
@@ -245,7 +246,7 @@ class Tabulator:
         blocks, planes, steps = packed.data.shape[:3]
         leaves_out = ACTIVE and step.out is not None and not constant and self._parameters.timesteps > 1
         together = QUAD if leaves_out and all(runs) and planes == 1 and blocks % QUAD == 0 else PAIR
-        return [*output, _Convolves(int(constant), planes, steps, packed.flush, together, weights, channel)]
+        return [*output, _Convolves(int(constant), planes, steps, self._chunks.add(packed.chunks), together, weights, channel)]
 
     def _terms_of(self, current: Current) -> list[int]:
         """Add what convolutions read of every source; returns the `run` of each."""

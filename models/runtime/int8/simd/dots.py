@@ -4,11 +4,11 @@ A tile is PIXELS neighbouring outputs of one row by LANES output channels. AVX2 
 with the tile of the next LANES channels, which reads the same counts. A step adds the products of four input channels of one
 pixel:
 
-    AVX2    vpmaddubsw adds u8 x s8 products of two channels in 16 bits; vpmaddwd widens the sums after `flush` steps
+    AVX2    vpmaddubsw adds u8 x s8 products of two channels in 16 bits; vpmaddwd widens the sums after a chunk of steps
     VNNI    vpdpbusd adds u8 x s8 products of four channels in 32 bits; ten or twenty independent sums hide its latency
 
-16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. `flush` is
-computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
+16 bits suffice for many steps because spike counts are small: at most phi, where other quantised networks have 255. The chunks
+are computed from the weights such that no sum overflows (models/runtime/int8/quantise.py). Both variants are exact.
 
 Over several timesteps, QUAD tiles of one pixel are summed together (`dot_active`). Their sums fill the registers of AVX-512, a
 weight that has been read serves all timesteps, and steps whose counts are 0 at all of them are left out.
@@ -29,8 +29,9 @@ from evburst.models.runtime.int8.simd.emit import BATCH, GROUP, LANES, PAIR, PIX
 
 @intrinsic
 def dot_tiles(  # type: ignore[no-untyped-def]
-    typingctx, x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh
-):
+    typingctx, x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, chunks, head, heads_apart, acc, to,
+    fresh,
+):  # fmt: skip
     """Add to acc[tile, pixel, lane] the exact sum of x * weights over steps and their four channels.
 
     Args:
@@ -39,21 +40,22 @@ def dot_tiles(  # type: ignore[no-untyped-def]
         offsets: int32 array; the distance of each step from the first pixel, from index `first` on.
         weights: int8 array; LANES x 4 for each step, from index `at` on; those of the second tile `apart` elements further.
         tiles: number of tiles, 1 or PAIR.
-        steps, flush: number of steps, and of those summed in 16 bits.
+        steps: number of steps.
+        chunks: int32 array; element `head` is the distance from it to the ends of the first tile's chunks, of which the last is
+            `steps`; that of the second tile is `heads_apart` elements further.
         acc: int32 array; the TILE sums of each tile, from index `to` on.
         fresh: whether the sums start from 0 instead of the content of `acc`.
     """
-    longs = [types.int64] * 3
-    return types.void(x, *longs, offsets, types.int64, weights, *[types.int64] * 5, acc, types.int64, types.boolean), _emit_dot
+    long, longs = types.int64, [types.int64] * 3
+    arrays = offsets, long, weights, *[long] * 4, chunks, long, long, acc, long
+    return types.void(x, *longs, *arrays, types.boolean), _emit_dot
 
 
 def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, flush, acc, to, fresh = args
-    kinds = signature.args
-    origin = emit.at(builder, emit.data_of(context, builder, kinds[0], x), start)
-    offsets = builder.gep(emit.data_of(context, builder, kinds[4], offsets), [first])
-    weights = emit.at(builder, emit.data_of(context, builder, kinds[6], weights), at)
-    acc = builder.gep(emit.data_of(context, builder, kinds[12], acc), [to])
+    x, start, pitch, pixels, offsets, first, weights, at, apart, tiles, steps, chunks, head, heads_apart, acc, to, fresh = args
+    x, offsets, weights, chunks, acc = (emit.data_of(context, builder, signature.args[i], args[i]) for i in (0, 4, 6, 11, 14))
+    origin, weights = emit.at(builder, x, start), emit.at(builder, weights, at)
+    offsets, acc = builder.gep(offsets, [first]), builder.gep(acc, [to])
     pitches = [builder.mul(pitch, emit.const(i)) for i in range(PIXELS)]
     has_two_groups = builder.icmp_signed(">", pixels, emit.const(GROUP))
     if emit.VNNI and emit.WIDTH == LANES:
@@ -70,37 +72,42 @@ def _emit_dot(context, builder, signature, args):  # type: ignore[no-untyped-def
     with cgutils.for_range(builder, tiles) as tile:
         reader = origin, offsets, [emit.at(builder, weights, builder.mul(tile.index, apart))], steps
         first_group = builder.gep(acc, [builder.mul(tile.index, emit.const(TILE))])
-        _emit_group(builder, reader, pitches[:GROUP], flush, first_group, fresh)  # type: ignore[no-untyped-call]
+        own = builder.gep(chunks, [builder.add(head, builder.mul(tile.index, heads_apart))])
+        _emit_group(builder, reader, pitches[:GROUP], own, first_group, fresh)  # type: ignore[no-untyped-call]
         with builder.if_then(has_two_groups):
             second_group = builder.gep(first_group, [emit.const(GROUP * LANES)])
-            _emit_group(builder, reader, pitches[GROUP:], flush, second_group, fresh)  # type: ignore[no-untyped-call]
+            _emit_group(builder, reader, pitches[GROUP:], own, second_group, fresh)  # type: ignore[no-untyped-call]
     return context.get_dummy_value()
 
 
-def _emit_group(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-untyped-def]
+def _emit_group(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no-untyped-def]
     """Emit the sums of a GROUP of pixels of one tile, which fill the registers of AVX2."""
     if emit.VNNI:
         _emit_vnni(builder, reader, pitches, acc, fresh)  # type: ignore[no-untyped-call]
     else:
-        _emit_avx2(builder, reader, pitches, flush, acc, fresh)  # type: ignore[no-untyped-call]
+        _emit_avx2(builder, reader, pitches, chunks, acc, fresh)  # type: ignore[no-untyped-call]
 
 
-def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-untyped-def]
+def _emit_avx2(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no-untyped-def]
     origin, offsets, (weights,), steps = reader
-    shorts, halves = ir.VectorType(emit.SHORT, 16), range(2)
+    shorts, ints, halves = ir.VectorType(emit.SHORT, 16), ir.VectorType(emit.INT, 8), range(2)
+    places = [[emit.const(4 * LANES * i + 32 * half) for half in halves] for i in range(len(pitches))]
+    with builder.if_then(fresh):
+        for place in (place for row in places for place in row):
+            emit.store(builder, ir.Constant(ints, None), acc, place)
     sums = [[cgutils.alloca_once(builder, shorts) for _ in halves] for _ in pitches]
-    position = cgutils.alloca_once_value(builder, emit.const(0))
+    ends = builder.gep(chunks, [builder.load(chunks)])
+    chunk, position = (cgutils.alloca_once_value(builder, emit.const(0)) for _ in range(2))
     head, body, end = (builder.append_basic_block(name) for name in ("chunks", "chunk", "done"))
     builder.branch(head)
     builder.position_at_end(head)
     begin = builder.load(position)
-    fresh = builder.and_(fresh, builder.icmp_signed("==", begin, emit.const(0)))
     builder.cbranch(builder.icmp_signed("<", begin, steps), body, end)
 
     builder.position_at_end(body)
     emit.clear(builder, sums)
-    stop = builder.add(begin, flush)
-    stop = builder.select(builder.icmp_signed("<", stop, steps), stop, steps)
+    number = builder.load(chunk)
+    stop = builder.sext(builder.load(builder.gep(ends, [number])), emit.LONG)
     with cgutils.for_range(builder, builder.sub(stop, begin)) as loop:
         step = builder.add(begin, loop.index)
         here = emit.at(builder, origin, builder.sext(builder.load(builder.gep(offsets, [step])), emit.LONG))
@@ -115,10 +122,11 @@ def _emit_avx2(builder, reader, pitches, flush, acc, fresh):  # type: ignore[no-
                 products = emit.call(builder, "llvm.x86.avx2.pmadd.ub.sw", shorts, counts, pair[half])
                 builder.store(builder.add(builder.load(row[half]), products), row[half])
     ones = ir.Constant(shorts, [1] * 16)
-    for i, row in enumerate(sums):
-        for half in halves:
-            wide = emit.call(builder, "llvm.x86.avx2.pmadd.wd", ir.VectorType(emit.INT, 8), builder.load(row[half]), ones)
-            emit.add_to_memory(builder, acc, 4 * LANES * i + 32 * half, wide, fresh)
+    for row, own in zip(sums, places, strict=True):
+        for total, place in zip(row, own, strict=True):
+            wide = emit.call(builder, "llvm.x86.avx2.pmadd.wd", ints, builder.load(total), ones)
+            emit.store(builder, builder.add(emit.load(builder, acc, place, ints), wide), acc, place)
+    builder.store(builder.add(number, emit.const(1)), chunk)
     builder.store(stop, position)
     builder.branch(head)
     builder.position_at_end(end)

@@ -132,11 +132,17 @@ def floor(builder: Any, value: Any) -> Any:
     return builder.fptosi(value, ir.VectorType(INT, value.type.count))
 
 
-def bytes_of(builder: Any, value: Any) -> Any:
-    """Bytes of int32 that are not negative; those above 255 become 255."""
-    most = ir.Constant(value.type, [255] * value.type.count)
-    smaller = builder.icmp_unsigned("<", value, most)
-    return builder.trunc(builder.select(smaller, value, most), ir.VectorType(BYTE, value.type.count))
+def bytes_of(builder: Any, parts: Any) -> Any:
+    """LANES bytes of one or two vectors of int32 that are not negative; those above 255 become 255."""
+    if len(parts) == 1:
+        most = ir.Constant(parts[0].type, [255] * LANES)
+        smaller = builder.icmp_unsigned("<", parts[0], most)
+        return builder.trunc(builder.select(smaller, parts[0], most), ir.VectorType(BYTE, LANES))
+    shorts, quarters = ir.VectorType(SHORT, 2 * LANES // 2), ir.VectorType(INT, 8)
+    narrow = call(builder, "llvm.x86.avx2.packssdw", shorts, *parts)  # of both halves of a register by themselves
+    mixed = builder.bitcast(call(builder, "llvm.x86.avx2.packuswb", ir.VectorType(BYTE, 32), narrow, narrow), quarters)
+    order = ir.Constant(ir.VectorType(INT, 4), [0, 4, 1, 5])
+    return builder.bitcast(builder.shuffle_vector(mixed, mixed, order), ir.VectorType(BYTE, LANES))
 
 
 def saturating(builder: Any, operation: str, a: Any, b: Any) -> Any:

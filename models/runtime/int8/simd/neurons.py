@@ -101,8 +101,8 @@ class _Neurons:
             v = builder.fadd(builder.load(place), current)
             n = emit.floor(builder, emit.smaller(builder, emit.larger(builder, v, emit.floats_of(0.0)), limit))
             builder.store(builder.fsub(v, builder.sitofp(n, v.type)), place)
-            counts.append(emit.bytes_of(builder, n))
-        return emit.joined(builder, counts)
+            counts.append(n)
+        return emit.bytes_of(builder, counts)
 
 
 class _SignedNeurons:
@@ -115,8 +115,7 @@ class _SignedNeurons:
 
     def __init__(self, builder: Any, limits: list[Any]) -> None:
         self._builder = builder
-        whole = (emit.bytes_of(builder, emit.floor(builder, limit)) for limit in limits)
-        self._limit = emit.joined(builder, list(whole))
+        self._limit = emit.bytes_of(builder, [emit.floor(builder, limit) for limit in limits])
         self._fired = cgutils.alloca_once(builder, self._limit.type)
 
     def begin(self) -> None:
@@ -128,10 +127,10 @@ class _SignedNeurons:
         builder, levels = self._builder, []
         for current in currents:
             level = emit.larger(builder, builder.fadd(current, emit.floats_of(0.5)), emit.floats_of(0.0))
-            levels.append(emit.bytes_of(builder, emit.floor(builder, level)))
+            levels.append(emit.floor(builder, emit.smaller(builder, level, emit.floats_of(255.0))))
         fired = builder.load(self._fired)
         most, least = (emit.saturating(builder, sign, fired, self._limit) for sign in ("add", "sub"))
-        counts = emit.within(builder, emit.joined(builder, levels), least, most)
+        counts = emit.within(builder, emit.bytes_of(builder, levels), least, most)
         builder.store(counts, self._fired)
         return counts
 
@@ -149,22 +148,37 @@ def _emit_neurons(context, builder, signature, args, kind):  # type: ignore[no-u
     changed = emit.at(builder, changed, builder.udiv(start, emit.const(LANES)))
     out, silent = emit.at(builder, out, start), emit.at(builder, silent, start)
     neurons, counter = kind(builder, emit.lanes_of(builder, limits, channel, floats)), _SpikeCounter(builder, kind.summed)
-    with cgutils.for_range(builder, pixels) as pixel:
-        counter.begin(timesteps, fan_out, builder.add(fan_out_at, builder.mul(pixel.index, fan_out_pitch)))
-        neurons.begin()
-        to = builder.mul(pixel.index, pitch)
-        with cgutils.for_range(builder, timesteps) as loop:
-            first = builder.add(builder.mul(loop.index, acc_step), builder.mul(pixel.index, emit.const(LANES)))
-            row, currents = builder.mul(first, emit.const(4)), []
-            own = builder.add(channel, builder.mul(loop.index, row_of_scale)) if kind.summed else channel
-            gains, shifts = (emit.lanes_of(builder, array, own, floats) for array in (scale, bias))
-            for i, (gain, shift) in enumerate(zip(gains, shifts, strict=True)):
-                sums = emit.load(builder, acc, builder.add(row, emit.const(4 * emit.WIDTH * i)), ints)
-                currents.append(builder.fadd(builder.fmul(builder.sitofp(sums, floats), gain), shift))
-            here, written = builder.add(to, builder.mul(loop.index, out_step)), neurons.step(currents)
-            emit.store(builder, written, out, here)
-            counter.add(written, emit.load(builder, silent, here, byte_lanes))
-        emit.store(builder, counter.end(), changed, builder.udiv(to, emit.const(LANES)))
+
+    def emit_timestep(t: Any, pixel: Any, to: Any) -> None:
+        row = builder.mul(builder.add(builder.mul(t, acc_step), builder.mul(pixel, emit.const(LANES))), emit.const(4))
+        own, currents = builder.add(channel, builder.mul(t, row_of_scale)) if kind.summed else channel, []
+        gains, shifts = (emit.lanes_of(builder, array, own, floats) for array in (scale, bias))
+        for i, (gain, shift) in enumerate(zip(gains, shifts, strict=True)):
+            sums = emit.load(builder, acc, builder.add(row, emit.const(4 * emit.WIDTH * i)), ints)
+            currents.append(builder.fadd(builder.fmul(builder.sitofp(sums, floats), gain), shift))
+        here, written = builder.add(to, builder.mul(t, out_step)), neurons.step(currents)
+        emit.store(builder, written, out, here)
+        counter.add(written, emit.load(builder, silent, here, byte_lanes))
+
+    def emit_pixels(once: bool) -> None:
+        with cgutils.for_range(builder, pixels) as loop:
+            to = builder.mul(loop.index, pitch)
+            counter.begin(timesteps, fan_out, builder.add(fan_out_at, builder.mul(loop.index, fan_out_pitch)))
+            neurons.begin()
+            if once:
+                emit_timestep(emit.const(0), loop.index, to)
+            else:
+                with cgutils.for_range(builder, timesteps) as times:
+                    emit_timestep(times.index, loop.index, to)
+            emit.store(builder, counter.end(), changed, builder.udiv(to, emit.const(LANES)))
+
+    if kind.summed:
+        emit_pixels(once=False)
+    else:  # at T = 1, what neurons keep for the next timestep is left out
+        with builder.if_else(builder.icmp_signed("==", timesteps, emit.const(1))) as cases:
+            for case, once in zip(cases, (True, False), strict=True):
+                with case:
+                    emit_pixels(once)
     counter.write(totals)
     return context.get_dummy_value()
 
