@@ -311,8 +311,8 @@ class Tabulator:
         fan_outs = np.zeros((*source.shape[1:], self._layout.places[source].pixel), np.int32)
         fan_outs[..., : source.shape[0]] = maps.transpose(1, 2, 0)
         most = int(fan_outs.max(initial=0))
-        of_a_pair = 2 * 255 * most * PIXELS * self._parameters.timesteps  # lanes, of all pixels of a tile
-        fits = most <= LARGEST_FAN_OUT and of_a_pair < 2**32
+        of_four = 4 * 255 * most * PIXELS * self._parameters.timesteps  # lanes, of all pixels of a tile
+        fits = most <= LARGEST_FAN_OUT and of_four < 2**32
         first = self._tiles
         self._tiles += source.shape[1] * (fan_outs.shape[2] // LANES) * -(-source.shape[2] // PIXELS)
         known, places = dict[bytes, int](), list[int]()  # most rows are equal

@@ -91,10 +91,7 @@ def _emit_group(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[n
 def _emit_avx2(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no-untyped-def]
     origin, offsets, (weights,), steps = reader
     shorts, ints, halves = ir.VectorType(emit.SHORT, 16), ir.VectorType(emit.INT, 8), range(2)
-    places = [[emit.const(4 * LANES * i + 32 * half) for half in halves] for i in range(len(pitches))]
-    with builder.if_then(fresh):
-        for place in (place for row in places for place in row):
-            emit.store(builder, ir.Constant(ints, None), acc, place)
+    places = [emit.const(4 * LANES * i + 32 * half) for i in range(len(pitches)) for half in halves]
     sums = [[cgutils.alloca_once(builder, shorts) for _ in halves] for _ in pitches]
     ends = builder.gep(chunks, [builder.load(chunks)])
     chunk, position = (cgutils.alloca_once_value(builder, emit.const(0)) for _ in range(2))
@@ -122,10 +119,14 @@ def _emit_avx2(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no
                 products = emit.call(builder, "llvm.x86.avx2.pmadd.ub.sw", shorts, counts, pair[half])
                 builder.store(builder.add(builder.load(row[half]), products), row[half])
     ones = ir.Constant(shorts, [1] * 16)
-    for row, own in zip(sums, places, strict=True):
-        for total, place in zip(row, own, strict=True):
-            wide = emit.call(builder, "llvm.x86.avx2.pmadd.wd", ints, builder.load(total), ones)
-            emit.store(builder, builder.add(emit.load(builder, acc, place, ints), wide), acc, place)
+    wide = [emit.call(builder, "llvm.x86.avx2.pmadd.wd", ints, builder.load(total), ones) for row in sums for total in row]
+    with builder.if_else(builder.and_(fresh, builder.icmp_signed("==", begin, emit.const(0)))) as (overwrites, adds):
+        with overwrites:
+            for value, place in zip(wide, places, strict=True):
+                emit.store(builder, value, acc, place)
+        with adds:
+            for value, place in zip(wide, places, strict=True):
+                emit.store(builder, builder.add(emit.load(builder, acc, place, ints), value), acc, place)
     builder.store(builder.add(number, emit.const(1)), chunk)
     builder.store(stop, position)
     builder.branch(head)

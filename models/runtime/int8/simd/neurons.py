@@ -237,14 +237,17 @@ class _SpikeCounter:
         sums, flags, counts = ir.VectorType(emit.LONG, 4), ir.VectorType(emit.BYTE, 2 * LANES), ir.VectorType(emit.BYTE, LANES)
         weighed = ir.VectorType(emit.INT, LANES // 2)
         self._counted = [cgutils.alloca_once_value(builder, ir.Constant(sums, None)) for _ in range(2)]
-        self._weighed = [[cgutils.alloca_once_value(builder, ir.Constant(weighed, None)) for _ in range(2)] for _ in range(2)]
+        self._weighed = [cgutils.alloca_once_value(builder, ir.Constant(weighed, None)) for _ in range(2)]
         self._sums, self._bursts = (cgutils.alloca_once(builder, kind) for kind in (sums, flags))
         self._before = [cgutils.alloca_once(builder, counts) for _ in range(2)]
 
     def begin(self, timesteps: Any, fan_out: Any, at: Any) -> None:
         """Start a pixel of which counts of `timesteps` timesteps will be added; its fan-outs begin at index `at`."""
-        builder, fan_outs = self._builder, ir.VectorType(ir.IntType(16), LANES)
-        self._fan_out = emit.load(builder, fan_out, builder.mul(at, emit.const(2)), fan_outs)
+        builder, eight = self._builder, ir.VectorType(emit.SHORT, LANES // 2)
+        halves = [
+            emit.load(builder, fan_out, builder.add(builder.mul(at, emit.const(2)), emit.const(k)), eight) for k in (0, LANES)
+        ]
+        self._fan_out = [emit.joined(builder, (half, half)) for half in halves]
         start = emit.broadcast(builder, builder.trunc(timesteps, emit.BYTE), 2 * LANES, None)
         for place in (self._sums, *self._before):
             builder.store(ir.Constant(place.type.pointee, None), place)
@@ -290,24 +293,31 @@ class _SpikeCounter:
         for half in range(2):
             for i in range(2):
                 own = emit.half_of(self._builder, self._builder.load(self._counted[i]), half)
-                for k, value in enumerate((own, self._pair(self._weighed[half][i]))):
+                weighed = emit.half_of(self._builder, self._builder.load(self._weighed[i]), half)
+                for k, value in enumerate((own, self._pair(weighed))):
                     emit.add_to_memory(self._builder, totals, 64 * half + 32 * i + 16 * k, value)
 
     def _weigh(self, counts: Any, which: int) -> None:
         """Add counts, 2 * LANES bytes, times the fan-outs to the synaptic operations: 0 of spikes, 1 of bursts."""
-        for half, totals in enumerate(self._weighed):
-            own = self._builder.zext(emit.half_of(self._builder, counts, half), self._fan_out.type)
-            self._add_to(totals[which], emit.sum_of_products(self._builder, own, self._fan_out))
+        builder, nothing, shorts = self._builder, ir.Constant(counts.type, None), self._fan_out[0].type
+        for half, fan_out in enumerate(self._fan_out):
+            mixed = builder.shuffle_vector(counts, nothing, ir.Constant(ir.VectorType(emit.INT, 2 * LANES), _interleaved(half)))
+            self._add_to(self._weighed[which], emit.sum_of_products(builder, builder.bitcast(mixed, shorts), fan_out))
 
-    def _pair(self, place: Any) -> Any:
-        """Two int64 whose sum is that of a vector of unsigned int32."""
-        halves = [emit.half_of(self._builder, self._builder.load(place), half) for half in range(2)]
-        wide = [self._builder.zext(half, ir.VectorType(emit.LONG, half.type.count)) for half in halves]
-        four = self._builder.add(*wide)
-        return self._builder.add(*(emit.half_of(self._builder, four, half) for half in range(2)))
+    def _pair(self, vector: Any) -> Any:
+        """Two int64 whose sum is that of a vector of four unsigned int32."""
+        wide = self._builder.zext(vector, ir.VectorType(emit.LONG, vector.type.count))
+        return self._builder.add(*(emit.half_of(self._builder, wide, half) for half in range(2)))
 
     def _add_to(self, place: Any, value: Any) -> None:
         self._builder.store(self._builder.add(self._builder.load(place), value), place)
+
+
+def _interleaved(half: int) -> list[int]:
+    """Order in which bytes become 16-bit numbers with zeros from a second vector: half of the bytes of each half of a register."""
+    eight = LANES // 2
+    firsts = [LANES * side + eight * half + i for side in range(2) for i in range(eight)]
+    return [at + zero for at in firsts for zero in (0, 2 * LANES)]
 
 
 @intrinsic
