@@ -314,7 +314,7 @@ class _SpikeCounter:
 
 
 def _interleaved(half: int) -> list[int]:
-    """Order in which bytes become 16-bit numbers with zeros from a second vector: half of the bytes of each half of a register."""
+    """Order in which bytes and the zeros of a second vector become 16-bit numbers: half the bytes of each half register."""
     eight = LANES // 2
     firsts = [LANES * side + eight * half + i for side in range(2) for i in range(eight)]
     return [at + zero for at in firsts for zero in (0, 2 * LANES)]
