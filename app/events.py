@@ -30,6 +30,7 @@ from evburst.data.events import (
     SensorSize,
     check_order,
     check_sensor_size,
+    joined,
 )
 from evburst.data.random_access import MAX_HELD_EVENTS
 from evburst.data.readers import READERS, ReadOptions, open_events, stream_format
@@ -172,7 +173,7 @@ def _sorted(stream: EventStream, path: Path) -> Iterator[Events]:
         total += len(packet)
         if total > MAX_HELD_EVENTS:
             raise DataError(f"{path}: more than {MAX_HELD_EVENTS:,} events, too many to sort in memory")
-    yield from EventArray(as_events(np.concatenate(parts)), stream.sensor_size).packets()
+    yield from EventArray(as_events(joined(parts)), stream.sensor_size).packets()
 
 
 def _cut(args: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from evburst.data.boxes import Detections
 from evburst.data.classification import Classification
+from evburst.data.extensions import refuse_taken
 from evburst.eval.bootstrap import Interval, ap_losses, number_units
 from evburst.eval.classification import ClassScores, per_class, top, top1_loss
 from evburst.eval.coco import average_precision, coco_result, frames_of
@@ -78,9 +79,10 @@ def scoring_of(head: HeadSpec) -> Scoring:
 def scoring(
     task: str, loss: LossFunction, unit: str, figures: tuple[str, ...], protocol: str = ""
 ) -> Callable[[ScoreFunction], ScoreFunction]:
-    """Register how a task is scored; see Scoring."""
+    """Register how a task is scored, see Scoring; raises ConfigError if another function scores it."""
 
     def register(score: ScoreFunction) -> ScoreFunction:
+        refuse_taken("scoring of a task", task, score, {name: known.score for name, known in SCORINGS.items()})
         SCORINGS[task] = Scoring(score, loss, unit, figures, {"protocol": protocol} if protocol else {})
         return score
 

@@ -41,6 +41,8 @@ def as_events(events: Any) -> Events:
     _refuse_files(events)
     _refuse_mask(events)
     if isinstance(events, np.ndarray) and events.dtype == EVENT_DTYPE and events.ndim == 1:
+        if (highest := events["p"].max(initial=0)) > 1:
+            raise DataError(f"events: polarity {highest} in an array of bytes; expected 0 and 1")
         return _sorted(events)
     columns = [_column(name, column) for name, column in zip(_NAMES, _columns(events), strict=True)]
     if len({len(column) for column in columns}) > 1:

@@ -111,7 +111,7 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
     missing = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        _lock(path, lock)
     except Timeout:
         raise ConfigError(f"{folder / name}: another process is writing its results there; use another --out") from None
     except OSError as error:
@@ -124,12 +124,26 @@ def only_writer(folder: Path, name: str = "") -> Iterator[None]:
             error.add_note(note)
         raise
     finally:
-        lock.release()
-        with suppress(OSError):
+        with suppress(OSError):  # Windows refuses it here
             path.unlink()
+        lock.release()
+        if os.name == "nt":
+            with suppress(OSError):
+                path.unlink()
         with suppress(OSError):
             for place in missing:
                 place.rmdir()
+
+
+def _lock(path: Path, lock: FileLock) -> None:
+    """Acquire the lock of the file that is at `path`, not of one that its writer has deleted meanwhile."""
+    while True:
+        with path.open("ab") as same:
+            lock.acquire()
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(same.fileno()), path.stat()):
+                    return
+            lock.release()
 
 
 def _states(folder: Path, name: str) -> dict[Path, tuple[int, ...]]:

@@ -261,7 +261,7 @@ def test_the_mapping_of_classes_comes_from_weights_trained_on_such_data(tmp_path
 
 
 def test_prophesees_data_are_scored_by_their_protocol() -> None:
-    assert [default_protocol(kind) for kind in ("gen1", "1mpx", "gen4")] == 3 * ["prophesee"]
+    assert [default_protocol(kind) for kind in ("gen1", "1mpx")] == 2 * ["prophesee"]
     assert default_protocol("pedro") == "coco"
 
 

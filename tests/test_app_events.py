@@ -20,7 +20,21 @@ from evburst.data.events import SensorSize
 from evburst.data.readers import READERS, open_events
 from evburst.data.writers import write_events
 from tests.conftest import random_events
-from tests.event_files import SAMPLE, SIZE, bin_bytes, collect, dat_bytes, evt3_high, evt3_low, evt3_x, evt3_y, fed, real, rows
+from tests.event_files import (
+    SAMPLE,
+    SIZE,
+    bin_bytes,
+    collect,
+    dat_bytes,
+    evt2_high,
+    evt3_high,
+    evt3_low,
+    evt3_x,
+    evt3_y,
+    fed,
+    real,
+    rows,
+)
 
 KNOWN = ", ".join(sorted(READERS))
 
@@ -269,6 +283,15 @@ def test_convert_sorts(capsys: pytest.CaptureFixture[str], tmp_path: Path, name:
     command = ["convert", tmp_path / name, tmp_path / "b.dat", "--sort"]
     assert run(capsys, *command) == (0, f"{tmp_path / 'b.dat'}: 30,000 events, 32x24\n", "")
     assert np.array_equal(collect(open_events(tmp_path / "b.dat")), ordered)
+
+
+def test_convert_sorts_a_recording_without_events(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.raw").write_bytes(b"% evt 2.0\n% end\n" + np.array([evt2_high(1), evt2_high(2)], "<u4").tobytes())
+    command = ["convert", tmp_path / "a.raw", tmp_path / "b.npz", "--sensor-size", "32x24"]
+    plain, sorts = (run(capsys, *command, *flags) for flags in ([], ["--sort"]))
+    assert plain == sorts
+    assert plain[0] == 1
+    assert len(plain[2].splitlines()) == 1
 
 
 def test_convert_warns_of_disorder_that_windows_would_leave_out(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -140,6 +140,7 @@ class Lazy:
         (([1], [-1], [1], [1]), "x = -1"),
         (([1], [1], [70_000], [1]), "y = 70000"),
         (([1], [1], [1], [3]), "polarity 3"),
+        (np.array([(1, 1, 1, 255)], EVENT_DTYPE), "polarity 255 in an array of bytes"),
         (([1], [1], [1], ["on"]), "column p"),
         ([[0, 1, 1, 1]] * 4, "may be rows or columns"),
         (list(np.ones((4, 4), int)), "may be rows or columns"),

@@ -63,6 +63,16 @@ def test_settings_out_of_range_are_refused(name: str, value: object) -> None:
         AugmentConfig(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("column", ["x", "y"])
+def test_events_beyond_the_sensor_are_left_out(column: str) -> None:
+    events = np.zeros(100, EVENT_DTYPE)
+    events[column] = {"x": SIZE.width, "y": SIZE.height}[column]
+    beyond = LabelledWindow(EventWindow(0, 50_000, events), item().boxes, "beyond")
+    config = AugmentConfig(**{**NOTHING, "zoom": 1.0}, zoom_range=(0.5, 0.5))
+    window, _ = augment([beyond], SIZE, config, np.random.default_rng(0))
+    assert len(window.words) == 0
+
+
 def boxes_item(*boxes: tuple[float, ...]) -> LabelledWindow:
     """A window with these boxes, each of its own class."""
     n = len(boxes)

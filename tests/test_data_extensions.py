@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from evburst.app import scoring
 from evburst.app.outputs import sinks
 from evburst.data import readers, representations, writers
 from evburst.data.classification import CLASSIFICATION
-from evburst.data.datasets import class_layouts, layouts, registry
+from evburst.data.datasets import class_layouts, labels, layouts, registry
 from evburst.data.errors import ConfigError
 from evburst.data.extensions import refuse_taken
 from evburst.data.representations.voxel_grid import VoxelConfig
@@ -29,7 +30,7 @@ tasks.task_of(HeadSpec("yolo", (8,), 1, ("car",)))
 def registries() -> Iterator[None]:
     """What is registered is so for one test."""
     modules: tuple[ModuleType, ...] = (readers, sinks, layouts, class_layouts, registry)
-    modules += (writers, representations, detectors, runtime, tasks)
+    modules += (writers, representations, detectors, runtime, tasks, labels, scoring)
     own = [value for module in modules for name, value in vars(module).items() if name.isupper() or name.startswith("_WITHOUT")]
     found: list[Any] = [value for value in own if isinstance(value, dict | set)] + [readers._RECOGNISE]  # private: a registry
     before = [registry.copy() for registry in found]
@@ -71,6 +72,12 @@ REGISTER: dict[str, tuple[Register, str, dict[str, Any]]] = {
     "family": (detectors.family, "resnet", detectors.FAMILIES),
     "engine": (lambda name: runtime.engine(name, lambda device: ""), "int8", runtime.ENGINES),
     "task": (tasks.task, "yolo", tasks.TASKS),
+    "label file": (labels.label_file, "_bbox.npy", labels.LABEL_FILES),
+    "scoring": (
+        lambda name: scoring.scoring(name, lambda *_: None, "", ()),  # type: ignore[arg-type,return-value]
+        "detection",
+        scoring.SCORINGS,
+    ),
     "kind as a class layout": (lambda name: registry.opener(name, task=CLASSIFICATION), "ncars", class_layouts.CLASS_LAYOUTS),
 }
 

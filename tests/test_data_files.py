@@ -7,9 +7,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.files import make_folder, only_writer, part_of, replacing
+from evburst.data.files import LOCK, make_folder, only_writer, part_of, replacing
 
 
 def test_the_file_is_there_at_the_end_only(tmp_path: Path) -> None:
@@ -67,6 +68,35 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         ):
             pass
     assert list(tmp_path.iterdir()) == []  # nothing was written
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete a file that is open")
+def test_the_lock_of_a_deleted_file_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file was deleted by its holder before it could be locked, and another process holds a new one."""
+    acquire, other = FileLock.acquire, FileLock(tmp_path / LOCK, timeout=0)
+
+    def late(lock: FileLock) -> None:
+        monkeypatch.setattr(FileLock, "acquire", acquire)
+        lock.acquire()
+        (tmp_path / LOCK).unlink()
+        other.acquire()
+
+    monkeypatch.setattr(FileLock, "acquire", late)
+    with pytest.raises(ConfigError, match="another process is writing"), only_writer(tmp_path):
+        pass
+    assert (tmp_path / LOCK).exists()
+    other.release()
+    with only_writer(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete a file that is open")
+def test_the_file_is_deleted_before_another_process_can_lock_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, release = list[bool](), FileLock.release
+    monkeypatch.setattr(FileLock, "release", lambda lock: (found.append((tmp_path / LOCK).exists()), release(lock)))
+    with only_writer(tmp_path):
+        pass
+    assert found == [False]
 
 
 def refused_run(folder: Path, name: str, written: Path | None = None) -> None:

@@ -59,7 +59,6 @@ def folder_tree(root: Path) -> Path:
 TREES: dict[str, tuple[Callable[[Path], Path], str, SensorSize]] = {
     "gen1": (lambda root: prophesee_tree(root, SensorSize(304, 240), [0, 1]), "street", SensorSize(304, 240)),
     "1mpx": (lambda root: prophesee_tree(root, SensorSize(1280, 720), [0, 2]), "1mpx", SensorSize(1280, 720)),
-    "gen4": (lambda root: prophesee_tree(root, SensorSize(1280, 720), [0, 2]), "1mpx", SensorSize(1280, 720)),
     "ncaltech101": (ncaltech_tree, "caltech6", SensorSize(240, 180)),
     "pedro": (pedro_tree, "pedro", SensorSize(346, 260)),
     "dsec": (dsec_tree_without_pictures, "dsec", SensorSize(640, 480)),

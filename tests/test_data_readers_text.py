@@ -79,6 +79,14 @@ def test_a_byte_order_mark_is_none_of_the_events(tmp_path: Path) -> None:
     assert read(tmp_path / "b.csv", b"\xef\xbb\xbf5,1,2,1\n")[0] == [(5, 1, 2, 1)]
 
 
+def test_faults_are_stated_as_written(tmp_path: Path) -> None:
+    """Quotes are left out before numbers are parsed, but belong to what was cut off and to what an error shows."""
+    quoted = [",".join(f'"{field}"' for field in line.split()) for line in LINES]
+    assert read(tmp_path / "a.csv", "\n".join([*quoted, '"70000","1"'])) == (SAMPLE.tolist(), {"truncated_bytes": 11})
+    with pytest.raises(EventFileError, match=f'line {len(quoted) + 1} is \'"70000","1","zz","1"\''):
+        read(tmp_path / "b.csv", "\n".join([*quoted, '"70000","1","zz","1"', *quoted]))
+
+
 @pytest.mark.parametrize("block", [1, 7, 11, 40])
 def test_blocks_join(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "BLOCK_BYTES", block)

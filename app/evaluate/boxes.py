@@ -26,7 +26,7 @@ from evburst.eval.scoring import ap_figures, describe, detail_figures, find_prot
 
 def default_protocol(kind: str) -> str:
     """Return the name of the protocol by which results of a kind of data are published, or "coco"."""
-    return "prophesee" if kind in ("gen1", "1mpx", "gen4") else "coco"
+    return "prophesee" if kind in ("gen1", "1mpx") else "coco"
 
 
 class BoxEvaluation(Evaluation):

@@ -210,7 +210,7 @@ def _move(  # type: ignore[no-untyped-def]
             if t < 0 or t >= window_us:
                 continue
         x, y, p = np.int64(x_of(words[i], fields)), np.int64(y_of(words[i], fields)), np.int64(p_of(words[i], fields))
-        if x >= width:
+        if x >= width or y >= height:
             continue
         if mirror:
             x = width - 1 - x

@@ -34,6 +34,7 @@ from evburst.data.boxes import read_prophesee_boxes
 from evburst.data.datasets import DatasetSpec
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import MAX_SENSOR_SIDE, SensorSize
+from evburst.data.extensions import refuse_taken
 from evburst.data.notices import warn_once
 from evburst.data.readers import recording_suffixes
 from evburst.data.text import number_of
@@ -81,9 +82,10 @@ LABEL_FILES: dict[str, Reader] = {}
 
 
 def label_file(ending: str) -> Callable[[Reader], Reader]:
-    """Register a reader of label files called NAME + `ending`."""
+    """Register a reader of label files called NAME + `ending`; raises ConfigError if another one has this ending."""
 
     def register(reader: Reader) -> Reader:
+        refuse_taken("ending of label files", ending, reader, LABEL_FILES)
         LABEL_FILES[ending] = reader
         return reader
 

@@ -6,7 +6,7 @@ def gen1(source): ...  # yields a LabelledFile for each
 Published layouts (`{...}` is the split):
 
     gen1         ROOT/{train,val,test}/NAME_td.dat + NAME_bbox.npy   (also below detection_dataset_duration_60s_ratio_1.0/)
-    1mpx, gen4   the same for the 1 megapixel dataset, which has other class ids
+    1mpx         the same for the 1 megapixel dataset, which has other class ids
     ncaltech101  ROOT/Caltech101/CLASS/image_0001.bin + ROOT/Caltech101_annotations/CLASS/annotation_0001.bin; the number gives
                  the split: 0, 10, 20 ... are "test", 5, 15, 25 ... are "val", the others "train"
     pedro        ROOT/numpy/{...}/NAME.npy + ROOT/xml/{...}/NAME.xml, or both in ROOT (any split)
@@ -168,7 +168,7 @@ def gen1(source: LayoutFolder) -> Iterator[LabelledFile]:
     yield from _prophesee(source, (nested if nested.is_dir() else source.root) / source.split)
 
 
-@layout("1mpx", "gen4", expected="*_td.dat with *_bbox.npy", sensor_size=ONE_MPX, class_ids=ONE_MPX_CLASSES)
+@layout("1mpx", expected="*_td.dat with *_bbox.npy", sensor_size=ONE_MPX, class_ids=ONE_MPX_CLASSES)
 def one_mpx(source: LayoutFolder) -> Iterator[LabelledFile]:
     """Prophesee's 1 megapixel automotive detection dataset (Perot et al. 2020)."""
     yield from _prophesee(source, source.root / source.split)

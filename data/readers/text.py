@@ -103,7 +103,7 @@ class TextFile(PacketFile):
         """
         line, count = self._header_lines + 1, 0
         for block, is_last in self._blocks():
-            columns = self._parse(self._normalise(block), line, is_last)
+            columns = self._parse(block, line, is_last)
             n_events = len(columns["t"])
             if n_events:
                 place = f"{self.path}: events {count} to {count + n_events - 1}, from line {line}"

@@ -19,6 +19,7 @@ Not modelled: motion during the exposure of the source frames, and time stamping
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data._numba import njit
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all
 from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 
 _LINEAR_BELOW = 20.0
@@ -57,10 +58,15 @@ class SimulatorConfig:
     shot_hz: float = 0.5
 
     def __post_init__(self) -> None:
-        if not min(self.threshold_on, self.threshold_off) >= 0.01:  # of zero, an edge would cause events without end
-            raise SettingValueError("threshold_on and threshold_off must be at least 0.01")
-        if not min(self.mismatch, self.refractory_us, self.cutoff_hz, self.leak_hz, self.shot_hz) >= 0:
-            raise SettingValueError("mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative")
+        thresholds = self.threshold_on, self.threshold_off  # of zero, an edge would cause events without end
+        others = self.mismatch, self.refractory_us, self.cutoff_hz, self.leak_hz, self.shot_hz
+        checks = {
+            "threshold_on and threshold_off must be at least 0.01": all(0.01 <= value < math.inf for value in thresholds),
+            "mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative": all(
+                0 <= value < math.inf for value in others
+            ),
+        }
+        require_all(checks, self)
 
 
 class SensorPreset(NamedTuple):

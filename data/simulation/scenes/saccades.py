@@ -6,6 +6,7 @@ fastest in the middle of a saccade and at rest at its end. Everything outside th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
+from evburst.data.errors import require_all
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import Picture
 from evburst.data.simulation.scenes.tone import random_tone
@@ -39,6 +41,15 @@ class SaccadeConfig:
     zoom: tuple[float, float] = (0.7, 1.3)
     rotate_deg: float = 12.0
     stretch: float = 0.15
+
+    def __post_init__(self) -> None:
+        checks = {
+            f"{name} must be positive, the lower limit first": 0 < low <= high < math.inf
+            for name, (low, high) in (("amplitude_px", self.amplitude_px), ("zoom", self.zoom))
+        }
+        checks["rotate_deg must be 0 to 180"] = 0 <= self.rotate_deg <= 180
+        checks["stretch must be 0 to 0.9"] = 0 <= self.stretch <= 0.9
+        require_all(checks, self)
 
 
 class SaccadeScene:
