@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from evburst.app.console import LOG, run
+from evburst.app.flags import Parser
 from evburst.data.samples import STREET
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _REST_S, _RUNS = 0.05, 3
 
 def main(argv: Sequence[str] | None = None, prog: str = "evburst engines") -> int:
     """Run `evburst engines`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Show which engines can run a spiking network on this machine, and how fast they are.",
         epilog="example: %(prog)s --measure",

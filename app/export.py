@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evburst.app.console import LOG, run
-from evburst.app.flags import WEIGHTS, named_path
+from evburst.app.flags import WEIGHTS, Parser, named_path
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import ConfigError, require_all
 from evburst.data.events import SensorSize
@@ -22,7 +22,7 @@ _SENSOR = SensorSize(304, 240)
 
 def main(argv: Sequence[str] | None = None, prog: str = "python -m evburst.app.export") -> int:
     """Run `evburst export`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Write the ANN of a weights file as ONNX, or its spiking network as ONNX or NIR.",
         epilog="example: %(prog)s --weights street --onnx-snn street_snn.onnx --with-boxes",

@@ -204,7 +204,21 @@ class Flag:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser; the error for a misspelt command or choice suggests the nearest one."""
+    """argparse's parser; the error for a misspelt command, choice or flag suggests the nearest one."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """Parse as argparse does; the error for an unknown flag suggests the nearest known one."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = next((text for text in unknown if text.startswith("--")), "--").partition("=")[0]
+            commands = [action.choices for action in self._actions if isinstance(action.choices, Mapping)]
+            parsers = [self, *(choices[text] for choices in commands for text in args or () if text in choices)]
+            known = {option.lstrip("-"): option for parser in parsers for option in parser._option_string_actions}
+            suggestion = _suggestion(flag.lstrip("-"), known)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """See argparse."""
@@ -291,18 +305,6 @@ class CommandParser(Parser):
     def shorten_usage(self) -> None:
         """Freeze the usage line: flags added after this call do not appear in it."""
         self.usage = self.format_usage().removeprefix("usage: ").rstrip() + " [--SETTING VALUE ...]"
-
-    def parse_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> Any:
-        """Parse as argparse does; the error for an unknown flag suggests the nearest known one."""
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flag = next((text for text in unknown if text.startswith("--")), "--").partition("=")[0]
-            known = {option.lstrip("-"): option for option in self._option_string_actions}
-            suggestion = _suggestion(flag.lstrip("-"), known)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{suggestion}")
-        return parsed
 
 
 def given(args: argparse.Namespace) -> list[str]:

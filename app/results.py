@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evburst.app.console import run
-from evburst.app.flags import named_path
+from evburst.app.flags import Parser, named_path
 from evburst.app.outputs.folder import write_text
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.data.errors import DataError
@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 def results_main(argv: Sequence[str] | None = None, prog: str = "results.py") -> int:
     """Run `evburst results`: write tables to stdout or a file, and list missing results on stderr."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description="Make tables of accuracy, energy and latency from the results.json files that evburst evaluate writes.",
         epilog=f"example: {prog} runs/evaluate --out tables.md",

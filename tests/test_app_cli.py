@@ -621,6 +621,7 @@ def test_version_and_unknown_command(capsys: pytest.CaptureFixture[str]) -> None
         ("detct", "; did you mean detect?"),
         ("evaluat --help", "; did you mean evaluate?"),
         ("events inof a.dat", "; did you mean info?"),
+        ("results --format markdwn", "; did you mean markdown?"),
         ("convert --level hrad", ""),
         ("detect --events a.dat --device cudda", "; did you mean cuda?"),
         ("xyzzy", ""),
@@ -632,6 +633,23 @@ def test_a_misspelt_command_or_choice_is_answered_with_the_nearest(
     with pytest.raises(SystemExit, match="2"):
         cli.main(words.split())
     assert capsys.readouterr().err.endswith(f"){suggestion}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        ("events convert a.dat b.dat --srot", "arguments: --srot; did you mean --sort?"),
+        ("results --fromat csv", "arguments: --fromat; did you mean --format?"),
+        ("export --onnx-snn a.onnx --with-bxes", "arguments: --with-bxes; did you mean --with-boxes?"),
+        ("engines --jsn", "arguments: --jsn; did you mean --json?"),
+        ("engines --xyzzy", "arguments: --xyzzy"),
+    ],
+)
+def test_a_misspelt_flag_is_answered_with_the_nearest(words: str, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of commands without settings too, and of the subcommand that was called."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words.split())
+    assert capsys.readouterr().err.endswith(f" {ending}\n")
 
 
 @pytest.mark.parametrize("threads", ["0", "-2"])

@@ -195,13 +195,14 @@ class Conversion:
         """Return a digest of the networks that a descent starts from and learns from, and of its settings."""
         c = self.config
         settings = [c.advanced_batch, c.root, c.seed, c.tuning_windows, c.tuning_every, c.unlabelled, c.sensor_size, c.reading]
-        digest = hashlib.sha256(f"{asdict(descent)} {settings}".encode())
-        for _, tensor in (*sorted(self.graph.tensors.items()), *sorted(bundle.spiking.tensors.items())):
-            digest.update(tensor.numpy().tobytes())
-        for _, layer in sorted(bundle.parameters.neurons.items()):
-            digest.update(
-                f"{layer.phi} {layer.ceiling}".encode() + layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes()
-            )
+        parameters = bundle.parameters
+        digest = hashlib.sha256(f"{asdict(descent)} {settings} {parameters.timesteps}".encode())
+        for tensors in (self.graph.tensors, bundle.spiking.tensors, parameters.readout_shift):
+            for _, tensor in sorted(tensors.items()):
+                digest.update(tensor.numpy().tobytes())
+        for _, layer in sorted(parameters.neurons.items()):
+            digest.update(f"{layer.phi} {layer.ceiling} {layer.negative_slope} {layer.takes_back}".encode())
+            digest.update(layer.theta.numpy().tobytes() + layer.shift.numpy().tobytes())
         return digest.hexdigest()
 
     def adaptive(self, bundle: Bundle) -> dict[str, Any]:

@@ -89,9 +89,10 @@ class MappedWords:
         """`read_until` where `check` was just called."""
         if row < self._next_row or self._map is None or not hasattr(self._map, "madvise"):
             return
-        end = (self._offset + row * self._row_bytes - _KEPT_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
-        self._released, self._next_row = end, self._row_of(end + _RELEASE_BYTES)
+        released, end = self._released, (self._offset + row * self._row_bytes - _KEPT_BYTES) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > released:  # a pass by another thread may be further on
+            self._map.madvise(mmap.MADV_DONTNEED, released, end - released)
+            self._released, self._next_row = end, self._row_of(end + _RELEASE_BYTES)
 
     def _row_of(self, end: int) -> int:
         """The first row at which pages up to byte `end` can be given back."""

@@ -164,16 +164,15 @@ def _energy_charts(results: Results) -> list[tuple[str, str]]:
     if energy is None:
         return []
     accounts = (
-        ("dense ANN", energy.ann_pj),
-        ("zero-skipping ANN", energy.ann_zero_skipping_pj),
-        ("zero-skipping QNN", energy.qnn_pj),
-        (f"{results.main.label}, per spike", energy.snn_pj),
+        ("dense ANN", energy.ann_pj, COLOURS[0]),
+        ("zero-skipping ANN", energy.ann_zero_skipping_pj, COLOURS[0]),
+        ("zero-skipping QNN", energy.qnn_pj, COLOURS[4]),
+        (f"{results.main.label}, per spike", energy.snn_pj, COLOURS[1]),
     )
-    known = [(name, pj / 1e6) for name, pj in accounts if pj is not None]
-    names, values = [name for name, _ in known], [value for _, value in known]
-    colours = [COLOURS[0], COLOURS[0], COLOURS[4], COLOURS[1]][: len(known)]
+    known = [(name, pj / 1e6, shade) for name, pj, shade in accounts if pj is not None]
+    names, values, colours = (list(column) for column in zip(*known, strict=True))
     bars = charts.ranked(names, values, colours, f"energy per window, µJ ({energy.table.upper()})")
-    return [("Four energies of the same windows", bars), ("Accuracy against energy", _accuracy_against_energy(results.results))]
+    return [("Energies of the same windows", bars), ("Accuracy against energy", _accuracy_against_energy(results.results))]
 
 
 def _accuracy_against_energy(rows: Sequence[NetworkResult]) -> str:
