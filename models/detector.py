@@ -131,7 +131,7 @@ class GridDetector:
         if self._ann is not None:
             return self._ann(x.float(), memory), None
         if count:
-            return self._snn.run(x, memory=memory)
+            return self._snn.run(x, memory)
         return self._snn.run_uncounted(x, memory), None
 
     def _decoded(self, maps: list[Tensor], sensor_size: SensorSize, t_us: Sequence[int]) -> Sequence[Prediction]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from evburst.data.stats import SpikeStats
 from evburst.models.graph import Graph, Memory, Node
-from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState, count_spikes
+from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, count_spikes
 from evburst.models.spiking.neurons import burst_scan
 from evburst.models.spiking.silence import as_counts, silent_values
 
@@ -52,21 +52,15 @@ class DifferenceNetwork(SpikingNetwork):
         self._silences: dict[tuple[object, ...], _Silence] = {}
         self._silence = _Silence({}, {}, {})
 
-    def run(
-        self,
-        grid: Tensor,
-        timesteps: int | None = None,
-        state: SpikingState | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[list[Tensor], SpikeStats]:
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch; see SpikingNetwork.run.
 
         Raises:
-            ValueError: a state or a memory is given; this network always starts at rest.
+            ValueError: a memory is given; this network has none.
         """
-        if state is not None or memory is not None:
-            raise ValueError("a network of differences cannot continue an earlier run")
-        timesteps = timesteps or self.parameters.timesteps
+        if memory is not None:
+            raise ValueError("a network of differences has no memory")
+        timesteps = self.parameters.timesteps
         key = *grid.shape[1:], timesteps, grid.device
         if key not in self._silences:
             self._silences[key] = self._silence_of(torch.zeros_like(grid[:1]).float(), timesteps)

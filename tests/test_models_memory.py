@@ -63,7 +63,7 @@ def run(network: SpikingNetwork, sequence: list[Tensor]) -> list[tuple[list[Tens
     memory: Memory = {}
     found = []
     for grid in sequence:
-        outputs, stats = network.run(grid, memory=memory)
+        outputs, stats = network.run(grid, memory)
         counts = {
             layer.name: np.array([own for name in (*COUNTS, *OPTIONAL_COUNTS) if (own := getattr(layer, name)) is not None])
             for layer in stats.layers
@@ -134,7 +134,7 @@ def test_counted_windows_share_the_memory_of_the_others(converted: tuple[Graph, 
     expected = run(open_engine("reference", *converted), SEQUENCE)
     network, memory = open_engine(name, *converted), Memory()
     for t, (grid, (right, _)) in enumerate(zip(SEQUENCE, expected, strict=True)):
-        outputs = network.run_uncounted(grid, memory) if t % 2 else network.run(grid, memory=memory)[0]
+        outputs = network.run_uncounted(grid, memory) if t % 2 else network.run(grid, memory)[0]
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(outputs, right, strict=True))
 
 

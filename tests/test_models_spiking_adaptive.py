@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def test_timestep_by_timestep_is_all_at_once(network: nn.Module, grid: Tensor, t
     snn = converted(network, grid, timesteps, phi)
     expected, at_once = snn.run(grid)
     state = SpikingState()
-    runs = [snn.run(grid, 1, state) for _ in range(timesteps)]
+    runs = [snn.run_timestep(grid, state) for _ in range(timesteps)]
     stats = runs[0][1]
     for _, more in runs[1:]:
         stats = added(stats, more)
@@ -76,7 +78,7 @@ def test_it_stops_when_boxes_agree(network: nn.Module, grid: Tensor, boxes_at: t
     found, stats = run_adaptive(snn, grid[:1], tau, decode)
     assert {layer.timesteps for layer in stats.layers} == {used}
     assert len(found) == len(boxes[used - 1])
-    outputs, expected = snn.run(grid[:1], used)
+    outputs, expected = SpikingNetwork(snn.graph, replace(snn.parameters, timesteps=used)).run(grid[:1])
     for a, b in zip(seen[-1], outputs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert sum(float(layer.spikes[0]) for layer in stats.layers) == sum(float(layer.spikes[0]) for layer in expected.layers)

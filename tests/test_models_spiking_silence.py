@@ -92,10 +92,10 @@ def test_of_any_weights_they_are_equal_within_rounding(timesteps: int, size: tup
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_of_differences_starts_at_rest(graph: Graph, grid: Tensor) -> None:
+def test_a_network_of_differences_has_no_memory(graph: Graph, grid: Tensor) -> None:
     network = DifferenceNetwork(graph, spiking(graph, grid[:1], 2, 4))
-    with pytest.raises(ValueError, match="cannot continue"):
-        network.run(grid, 1, SpikingState())
+    with pytest.raises(ValueError, match="has no memory"):
+        network.run(grid, {})
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["plain", "signed"])
@@ -136,7 +136,7 @@ def test_a_run_that_continues_compares_with_the_same_timesteps(graph: Graph, gri
     _, whole = network.run(grid[:1])
     state, totals = SpikingState(), dict.fromkeys(BEYOND_SILENCE, 0.0)
     for _ in range(4):
-        _, stats = network.run(grid[:1], 1, state)
+        _, stats = network.run_timestep(grid[:1], state)
         for name in totals:
             totals[name] += sum(float(getattr(layer, name)[0]) for layer in stats.layers)
     assert state.elapsed == 4

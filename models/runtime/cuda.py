@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evburst.data.stats import SpikeStats
 from evburst.models.graph import Graph, Memory
-from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters
 from evburst.models.spiking.neurons import NeuronLayer
 
 _BLOCK = 1024
@@ -41,19 +41,13 @@ class CudaNetwork(SpikingNetwork):
         self._graphs: dict[tuple[int, ...], _Captured] = {}
 
     @torch.inference_mode()
-    def run(
-        self,
-        grid: Tensor,
-        timesteps: int | None = None,
-        state: SpikingState | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[list[Tensor], SpikeStats]:
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run.
 
-        The run is not captured if a state or a memory is given, or the number of timesteps differs from T.
+        The run is not captured if a memory is given.
         """
-        if state is not None or memory is not None or timesteps not in (None, self.parameters.timesteps):
-            return super().run(grid, timesteps, state, memory)
+        if memory is not None:
+            return super().run(grid, memory)
         macs = self.begin(grid)
         captured = self._capture(grid)
         captured.grid.copy_(grid)

@@ -27,7 +27,7 @@ from evburst.data.stats import SpikeStats
 from evburst.models.export.onnx_snn import BEGINS, INPUT, SnnOptions, after_of, before_of, spiking_model
 from evburst.models.graph import Graph, Memory, Node
 from evburst.models.runtime.counting import SpikeCounter, grid_counts
-from evburst.models.spiking.network import SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.network import SpikingNetwork, SpikingParameters
 
 Tensors = dict[str, NDArray[Any]]
 """Inputs or outputs of a model, by name."""
@@ -59,23 +59,16 @@ class ExportedNetwork(SpikingNetwork):
         self._counters: dict[tuple[int, ...], tuple[SpikeCounter, dict[str, NDArray[Any]]]] = {}
 
     @torch.inference_mode()
-    def run(
-        self,
-        grid: Tensor,
-        timesteps: int | None = None,
-        state: SpikingState | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[list[Tensor], SpikeStats]:
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], SpikeStats]:
         """Run the network on a batch; see SpikingNetwork.run.
 
-        The reference engine takes over if a state is given, the number of timesteps differs from T, or the grid does not hold
-        integer counts of 0 to 255.
+        The reference engine takes over if the grid does not hold integer counts of 0 to 255.
         """
         if self._counting is not None:
-            return self._counting.run(grid, timesteps, state, memory)
+            return self._counting.run(grid, memory)
         counts = grid_counts(grid)
-        if state is not None or timesteps not in (None, self.parameters.timesteps) or counts is None:
-            return super().run(grid, timesteps, state, memory)
+        if counts is None:
+            return super().run(grid, memory)
         macs = self.begin(grid)
         key = tuple(grid.shape[1:])
         if key not in self._counters:

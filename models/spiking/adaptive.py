@@ -67,7 +67,7 @@ def each_timestep(network: SpikingNetwork, grid: Tensor, decode: Decode) -> Iter
     """
     state, total = SpikingState(), list[Tensor]()
     for t in range(1, network.parameters.timesteps + 1):
-        outputs, stats = network.run(grid, 1, state)
+        outputs, stats = network.run_timestep(grid, state)
         total = [a + b for a, b in zip(total, outputs, strict=True)] if total else outputs
         yield decode([sum_ / t for sum_ in total]), stats
 

@@ -114,25 +114,33 @@ class SpikingNetwork(Runner):
         self._fan_out: dict[str, Tensor] = {}
         self._state: SpikingState | None = None
 
-    def run(
-        self,
-        grid: Tensor,
-        timesteps: int | None = None,
-        state: SpikingState | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[list[Tensor], SpikeStats]:
-        """Run the network on a batch.
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], SpikeStats]:
+        """Run the network on a batch, from rest.
 
         Args:
             grid: `(N, 2 * bins, H, W)` counts, float32 or uint8.
-            timesteps: number of timesteps; None for T of the parameters.
-            state: state after earlier timesteps of the same grid, to continue from; it is updated. None starts at rest.
             memory: of the window before, replaced by that of this one; see `Runner.compute`.
 
         Returns:
-            Outputs averaged over the timesteps of this run, and the spike counts of this run.
+            Outputs averaged over the timesteps, and the spike counts.
         """
-        timesteps = timesteps or self.parameters.timesteps
+        return self._run(grid, self.parameters.timesteps, None, memory)
+
+    def run_timestep(self, grid: Tensor, state: SpikingState) -> tuple[list[Tensor], SpikeStats]:
+        """Run one timestep of a batch.
+
+        Args:
+            grid: as for `run`.
+            state: after the earlier timesteps of the same grid; it is updated.
+
+        Returns:
+            Outputs and spike counts of this timestep.
+        """
+        return self._run(grid, 1, state, None)
+
+    def _run(
+        self, grid: Tensor, timesteps: int, state: SpikingState | None, memory: Memory | None
+    ) -> tuple[list[Tensor], SpikeStats]:
         macs = self.begin(grid, timesteps, state)
         self._resting = self.resting(grid, self._elapsed + timesteps)
         outputs = self(grid.float(), memory)
@@ -147,7 +155,7 @@ class SpikingNetwork(Runner):
             grid: as for `run`.
             memory: as for `run`.
         """
-        return self.run(grid, memory=memory)[0]
+        return self.run(grid, memory)[0]
 
     def with_layers(self, tensors: dict[str, Tensor], neurons: dict[str, NeuronLayer]) -> SpikingNetwork:
         """Return a network with other weights and neurons that is prepared for the same batch; of pruned weights, it counts the
@@ -181,8 +189,8 @@ class SpikingNetwork(Runner):
 
         Args:
             grid: as for `run`.
-            timesteps: as for `run`.
-            state: as for `run`.
+            timesteps: number of timesteps; None: T.
+            state: after earlier timesteps of the same grid; None: at rest.
         """
         self._timesteps, self._state = timesteps or self.parameters.timesteps, state
         self._elapsed, self._resting = 0 if state is None else state.elapsed, None

@@ -28,7 +28,7 @@ from evburst.models.runtime.int8.program import Program
 from evburst.models.runtime.int8.quantise import PackedWeights, Unpacked, pack
 from evburst.models.runtime.int8.signals import Signal, Source, reads
 from evburst.models.runtime.int8.tables import Tabulator
-from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters, SpikingState
+from evburst.models.spiking.network import Counted, SpikingNetwork, SpikingParameters
 from evburst.models.spiking.rounding import input_sizes
 from evburst.models.spiking.silence import as_counts
 
@@ -55,25 +55,14 @@ class IntegerNetwork(SpikingNetwork):
         self._weights: dict[tuple[str, ...], PackedWeights | None] = {}
 
     @torch.inference_mode()
-    def run(
-        self,
-        grid: Tensor,
-        timesteps: int | None = None,
-        state: SpikingState | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[list[Tensor], SpikeStats]:
-        """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run.
-
-        The reference engine takes over if a state is given or the number of timesteps differs from T.
-        """
-        if state is not None or timesteps not in (None, self.parameters.timesteps):
-            return super().run(grid, timesteps, state, memory)
+    def run(self, grid: Tensor, memory: Memory | None = None) -> tuple[list[Tensor], SpikeStats]:
+        """Run the network on a batch; see SpikingNetwork.run. The outputs are valid until the next run."""
         macs = self.begin(grid)
         counts = grid_counts(grid)
         program = self._program(tuple(grid.shape))
         totals = None if counts is None else program.pack(counts)
         if totals is None or totals[:, 3].max() > self._max_count:
-            return super().run(grid.float(), memory=memory)
+            return super().run(grid.float(), memory)
         self._resting = program.resting
         self._memory, self._grid = {} if memory is None else memory, counts
         values: dict[str, Tensor] = {}
