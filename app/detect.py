@@ -37,7 +37,7 @@ from evburst.app.runs import (
 from evburst.app.totals import RecordingTotals, percentile
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.encoding import columns
-from evburst.data.errors import ConfigError, require_all
+from evburst.data.errors import ConfigError, require_all, require_within
 from evburst.data.events import EventStream, EventWindow, SensorSize, no_usable_events
 from evburst.data.files import readable_note
 from evburst.data.filters import FilteredStream
@@ -89,14 +89,12 @@ class DetectConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sinks(self.sinks)
+        require_within(self, slow=(0.01, 1000), fps=(0.1, 1000), lead_ms=(0, MOST_LEAD_MS))
         checks = {
-            "slow must be 0.01 to 1000": 0.01 <= self.slow <= 1000,
-            "fps must be 0.1 to 1000": self.fps is None or 0.1 <= self.fps <= 1000,
             "slow and fps both set the speed of the video: give one of them": self.slow == 1 or self.fps is None,
             "slow and fps set the speed of the video: add video to the sinks, or leave them out": "video" in self.sinks
             or (self.slow == 1 and self.fps is None),
             "tracking sets how boxes are tracked: add track, or leave it out": self.track or self.tracking == TrackConfig(),
-            f"lead_ms must be 0 to {MOST_LEAD_MS:g}": 0 <= self.lead_ms <= MOST_LEAD_MS,
             "crops are what is in the boxes, from which lead_ms moves them: leave one of them out": not self.lead_ms
             or "crops" not in self.sinks,
         }

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import evburst
-from evburst.data.errors import ConfigError
+from evburst.data.errors import ConfigError, range_text, require_within
 
 _SCALARS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
 _METAVARS = {"int": "N", "float": "X", "str": "TEXT", "tuple": "A,B,...", "dict": "'{NAME: X}'"}
@@ -97,12 +97,15 @@ def _fields(module: str, node: ast.ClassDef) -> tuple[dict[str, tuple[str, ast.A
 
 
 def _limits(module: str, node: ast.ClassDef) -> dict[str, str]:
-    """Return the accepted values of settings, by name, from the messages "NAME must be LIMITS" of the class's __post_init__."""
+    """Return the accepted values of settings, by name, from the class's __post_init__: the arguments of `require_within`, and
+    messages "NAME must be LIMITS"."""
     limits = dict[str, str]()
     for base in node.bases:
         limits |= _limits(*_find_class(module, ast.unparse(base)))
     checks = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__post_init__"]
     parts = [part for check in checks for part in ast.walk(check)]
+    for call in (part for part in parts if isinstance(part, ast.Call) and ast.unparse(part.func) == require_within.__name__):
+        limits |= {str(keyword.arg): range_text(*_value(module, keyword.value)) for keyword in call.keywords}
     inner = [piece for part in parts if isinstance(part, ast.JoinedStr) for piece in part.values]
     for text in (_text(module, part) for part in parts if part not in inner):
         if stated := re.fullmatch(r"((?:\w+, )*\w+(?: and \w+)?) must (not )?be (.+)", text):
@@ -118,7 +121,7 @@ def _text(module: str, value: ast.AST) -> str:
     for part in value.values if isinstance(value, ast.JoinedStr) else ():
         if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
             try:
-                known = eval(_constant(module, part.value.id), {"__builtins__": {}})
+                known = _value(module, part.value)
             except (LookupError, NameError, TypeError):
                 return ""
             text += f"{known:g}" if isinstance(known, float) else str(known)
@@ -176,6 +179,13 @@ def _constant(module: str, name: str) -> str:
         if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
             return _constant(str(node.module), name)
     raise LookupError(f"{module} neither defines nor imports {name}")
+
+
+def _value(module: str, node: ast.expr) -> Any:
+    """Return the value of an expression of numbers, tuples and constants."""
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(module, item) for item in node.elts)
+    return eval(_constant(module, node.id) if isinstance(node, ast.Name) else ast.unparse(node), {"__builtins__": {}})
 
 
 def _factory_arguments(value: ast.expr | None) -> dict[str, str]:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from evburst.app.inference import WindowResult
 from evburst.data.boxes import Detections, iou_matrix
-from evburst.data.errors import require_all
+from evburst.data.errors import require_all, require_within
 from evburst.data.events import SensorSize
 from evburst.data.extras import require
 
@@ -70,11 +70,10 @@ class TrackConfig:
     hold_s: float = 10.0
 
     def __post_init__(self) -> None:
+        require_within(self, lost_s=(0, 3600), hold_s=(0, 86_400))
         checks = {
             "low_score and start_score must be above 0 and up to 1": 0 < self.low_score <= 1 and 0 < self.start_score <= 1,
             "low_score exceeds start_score": self.low_score <= self.start_score,
-            "lost_s must be 0 to 3600": 0 <= self.lost_s <= 3600,
-            "hold_s must be 0 to 86400": 0 <= self.hold_s <= 86_400,
         }
         require_all(checks, self)
 

@@ -50,6 +50,21 @@ def require_all(checks: Mapping[str, bool], settings: object) -> None:
             raise SettingValueError(message + received)
 
 
+def require_within(settings: object, **limits: tuple[float, float]) -> None:
+    """Raise SettingValueError unless these fields of `settings`, and all items of those that are tuples, are None or within
+    their limits, both included."""
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        values = value if isinstance(value, tuple) else (value,)
+        holds = all(item is None or low <= item <= high for item in values)
+        require_all({f"{name} must be {range_text(low, high)}": holds}, settings)
+
+
+def range_text(low: float, high: float) -> str:
+    """Return limits as messages and the help state them, such as "0.1 to 60000"."""
+    return " to ".join(str(limit) if isinstance(limit, int) else f"{limit:g}".replace("e+0", "e") for limit in (low, high))
+
+
 class MissingPackageError(EvburstError):
     """A package that belongs to an extra of pyproject.toml is not installed."""
 

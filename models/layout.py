@@ -24,6 +24,8 @@ from evburst.models.spiking.rounding import SMALLEST_SCALE
 _CLASSES = items(text(200), 1, 10_000)
 _LEVELS = (1, 8)
 _LARGEST_STRIDE = 1024
+TIMESTEP_LIMITS = (1, 64)
+PHI_LIMITS = (1, 255)
 _MAX_RECORD_DEPTH = 32
 
 VOXEL = table({"bins": whole(*BIN_LIMITS), "max_count": whole(*COUNT_LIMITS), "window_ms": number(*WINDOW_LIMITS_MS)})
@@ -98,8 +100,8 @@ HEAD = table(
 METADATA = table(
     {
         "graph": GRAPH,
-        "timesteps": whole(1, 64),
-        "phi": by_name(whole(1, 255)),
+        "timesteps": whole(*TIMESTEP_LIMITS),
+        "phi": by_name(whole(*PHI_LIMITS)),
         "head": HEAD,
         "voxel": VOXEL,
         "record": _record,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evburst.data.datasets.registry import MAX_SEED
-from evburst.data.errors import require_all
+from evburst.data.errors import require_all, require_within
 from evburst.data.readers import ReadOptions
+from evburst.models.layout import PHI_LIMITS, TIMESTEP_LIMITS
 from evburst.models.spiking.convert.calibrate import LEVELS, Choice
 from evburst.models.spiking.cost import SPARSE
 
@@ -111,10 +112,8 @@ class ConvertConfig:
     def __post_init__(self) -> None:
         points = self.max_loss, self.compress, self.pick
         kept = tuple(getattr(ConvertConfig, name) for name in ("timesteps", "phi_max", "thresholds", "signed"))
+        require_within(self, timesteps=TIMESTEP_LIMITS, phi_max=PHI_LIMITS, blend=(0, 1), margin=(0, 0.5), seed=(0, MAX_SEED))
         checks = {
-            "timesteps must be 1 to 64": 1 <= self.timesteps <= 64,
-            "phi_max must be 1 to 255": 1 <= self.phi_max <= 255,
-            "blend must be 0 to 1": 0 <= self.blend <= 1,
             f"level must be one of {', '.join(LEVELS)}": self.level in LEVELS,
             "thresholds must be error or typical": self.thresholds in ("error", "typical"),
             "budget, max_loss, compress and pick each choose a point: give at most one of them": sum(
@@ -153,14 +152,12 @@ class ConvertConfig:
             "prune changes weights: leave out advanced_weights=false": self.prune is None or self.advanced_weights,
             "burst must be above 1": self.burst is None or self.burst > 1,
             "noise must be positive": self.noise is None or self.noise > 0,
-            "margin must be 0 to 0.5": 0 <= self.margin <= 0.5,
             "calibration_windows, advanced_windows and tuning_windows must not be negative": min(
                 self.calibration_windows, self.advanced_windows, self.tuning_windows
             )
             >= 0,
             "sensitivity_windows must be positive": self.sensitivity_windows > 0,
             "check_windows must be at least -1": self.check_windows >= -1,
-            f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
         }
         require_all(checks, self)
 

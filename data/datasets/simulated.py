@@ -34,7 +34,7 @@ from evburst.data.datasets.blocks import Block, read_block, write_block
 from evburst.data.datasets.class_windows import whole_window
 from evburst.data.datasets.pictures import PictureFolder
 from evburst.data.encoding import pack
-from evburst.data.errors import ConfigError, DataError, require_all
+from evburst.data.errors import ConfigError, DataError, require_all, require_within
 from evburst.data.events import Events, EventWindow, SensorSize
 from evburst.data.simulation.scenes import Scene, record
 from evburst.data.simulation.scenes.picture import IGNORE
@@ -78,14 +78,13 @@ class SimulatedConfig:
     sequence: int = 1
 
     def __post_init__(self) -> None:
+        require_within(self, step_ms=(0.1, 1000), min_visible=(0, 1))
         least = {"min_side_px": self.min_side_px, "min_events": self.min_events, "uneven": self.uneven}
         checks = {
             "sets must be numbers that are not negative, one of them above 0": all(
                 0 <= share < math.inf for share in self.sets.values()
             )
             and (not self.sets or max(self.sets.values()) > 0),
-            "step_ms must be 0.1 to 1000": 0.1 <= self.step_ms <= 1000,
-            "min_visible must be 0 to 1": 0 <= self.min_visible <= 1,
             **{f"{name} must be a number that is not negative": 0 <= value < math.inf for name, value in least.items()},
             f"sequence must be a power of two, 1 to {_BLOCK}": self.sequence >= 1 and _BLOCK % self.sequence == 0,
         }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evburst.data._numba import njit
 from evburst.data.encoding import columns, is_packed, p_of, time_of, unpack, word_fields, words_64, x_of, y_of
-from evburst.data.errors import require_all
+from evburst.data.errors import require_within
 from evburst.data.events import EventWindow, SensorSize
 from evburst.data.representations import clear, representation
 
@@ -22,8 +22,13 @@ BLOCK = 64
 """Number of events that `_bin_words` tests together."""
 
 
-BIN_LIMITS, COUNT_LIMITS, WINDOW_LIMITS_MS = (1, 64), (1, 255), (0.1, 60_000.0)
+BIN_LIMITS = (1, 64)
+COUNT_LIMITS = (1, 255)
+WINDOW_LIMITS_MS = (0.1, 60_000.0)
 """Smallest and largest `bins`, `max_count` and `window_ms` of VoxelConfig."""
+
+DOWNSAMPLE_LIMITS = (0, 16)
+"""Smallest and largest setting of the side of a block of pixels; 0 chooses it by the sensor's size."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,7 @@ class VoxelConfig:
     window_ms: float = 50.0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in (("bins", BIN_LIMITS), ("max_count", COUNT_LIMITS), ("window_ms", WINDOW_LIMITS_MS)):
-            require_all({f"{name} must be {low:g} to {high:g}": low <= getattr(self, name) <= high}, self)
+        require_within(self, bins=BIN_LIMITS, max_count=COUNT_LIMITS, window_ms=WINDOW_LIMITS_MS)
 
     @property
     def channels(self) -> int:

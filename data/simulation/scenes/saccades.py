@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.errors import require_all
+from evburst.data.errors import require_all, require_within
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import Picture
 from evburst.data.simulation.scenes.tone import random_tone
@@ -47,9 +47,8 @@ class SaccadeConfig:
             f"{name} must be positive, the lower limit first": 0 < low <= high < math.inf
             for name, (low, high) in (("amplitude_px", self.amplitude_px), ("zoom", self.zoom))
         }
-        checks["rotate_deg must be 0 to 180"] = 0 <= self.rotate_deg <= 180
-        checks["stretch must be 0 to 0.9"] = 0 <= self.stretch <= 0.9
         require_all(checks, self)
+        require_within(self, rotate_deg=(0, 180), stretch=(0, 0.9))
 
 
 class SaccadeScene:

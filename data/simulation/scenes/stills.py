@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.boxes import Detections
-from evburst.data.errors import require_all
+from evburst.data.errors import require_all, require_within
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import IGNORE, Picture
 from evburst.data.simulation.scenes.stops import Stops, clock, draw_stops
@@ -66,11 +66,10 @@ class StillSceneConfig:
     stops: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = ("mosaic", "still", "walkers", "brighten", "stops")
         amounts = ("zoom", "pan_px", "roll_rad", "shake_px", "object_px", "sway", "brighten_by")
         low, high = self.walker_px
-        checks = {f"{name} must be 0 to 1": 0 <= getattr(self, name) <= 1 for name in shares}
-        checks |= {f"{name} must be a number that is not negative": 0 <= getattr(self, name) < math.inf for name in amounts}
+        require_within(self, mosaic=(0, 1), still=(0, 1), walkers=(0, 1), brighten=(0, 1), stops=(0, 1))
+        checks = {f"{name} must be a number that is not negative": 0 <= getattr(self, name) < math.inf for name in amounts}
         checks["closest must be at least 1"] = 1 <= self.closest < math.inf
         checks["most_walkers must be at least 1"] = self.most_walkers >= 1
         checks["walker_px must be positive, the lower limit first"] = 0 < low <= high < math.inf
