@@ -95,6 +95,14 @@ def unchanged_note(file: Path) -> str:
     return f"{file} is unchanged"
 
 
+def shown_files(folder: Path, *patterns: str, notes: list[str]) -> list[Path]:
+    """Return the sorted files of a folder that match one of the patterns and are not hidden; of those that macOS added for its
+    own use, whose names begin with `._`, a note is appended to `notes`."""
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    notes += [f"{path}: created by macOS" for path in found if path.name.startswith("._")]
+    return [path for path in found if not path.name.startswith(".")]
+
+
 @contextmanager
 def only_writer(folder: Path, name: str = "") -> Iterator[None]:
     """Hold the lock of an output folder, or of the outputs `name` in it; the folder is made if it is missing, and deleted if

@@ -100,6 +100,7 @@ def test_files_of_macos_and_files_without_labels_are_skipped_and_reported(
     first = next(path for path in sorted(root.rglob("*")) if path.suffix in (".dat", ".npy", ".bin") and "bbox" not in path.name
                  and (kind != "ncaltech101" or path.match("airplanes/image_0005.bin")))  # fmt: skip
     first.with_name(f"._{first.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    shutil.copy(first, first.with_name(f".{first.name}"))  # hidden, as an unfinished copy
     other = first.with_name("image_0015.bin" if kind == "ncaltech101" else f"other_{first.name}")
     shutil.copy(first, other)
     data = open_windows(kind, root, spec)

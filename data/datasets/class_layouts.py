@@ -29,6 +29,7 @@ from evburst.data.datasets.labels import is_recording_name
 from evburst.data.errors import ConfigError, LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
+from evburst.data.files import shown_files
 
 SPLITS = ("train", "select", "test")
 TABLES = ("recordings.csv", "labels.csv")
@@ -70,10 +71,8 @@ class ClassFolder:
     skipped: list[str] = field(default_factory=list)
 
     def files(self, folder: Path, *patterns: str) -> list[Path]:
-        """Return the sorted files of a folder, without those that macOS adds."""
-        found = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        self.skipped += [f"{path}: created by macOS" for path in found if path.name.startswith("._")]
-        return [path for path in found if not path.name.startswith(".")]
+        """See `shown_files`."""
+        return shown_files(folder, *patterns, notes=self.skipped)
 
     def recordings(self, folder: Path) -> list[Path]:
         """Return the sorted files of a folder that are recordings by their names."""

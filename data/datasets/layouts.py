@@ -48,6 +48,7 @@ from evburst.data.datasets.selection import STRETCH, drive_of
 from evburst.data.errors import LabelError
 from evburst.data.events import SensorSize
 from evburst.data.extensions import refuse_taken
+from evburst.data.files import shown_files
 from evburst.data.notices import warn_once
 
 ONE_MPX_CLASSES = ("pedestrian", "two wheeler", "car", "truck", "bus", "traffic sign", "traffic light")
@@ -98,11 +99,8 @@ class LayoutFolder:
     skipped: list[str] = field(default_factory=list)
 
     def files(self, folder: Path, pattern: str) -> list[Path]:
-        """Return the sorted files of a folder, without those that macOS adds."""
-        found = sorted(folder.glob(pattern)) if folder.is_dir() else []
-        added_by_macos = [path for path in found if path.name.startswith("._")]
-        self.skipped += [f"{path}: created by macOS" for path in added_by_macos]
-        return [path for path in found if path.is_file() and path not in added_by_macos]
+        """See `shown_files`."""
+        return shown_files(folder, pattern, notes=self.skipped)
 
     def labelled(
         self, events: Path, labels: Path, read: Callable[[Path], LabelFile], group: str = "", name: str = ""
