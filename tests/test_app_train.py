@@ -47,6 +47,8 @@ from evburst.models.detectors.remembering import remembering
 from evburst.models.graph import Graph
 from evburst.models.spiking.convert.distil import Descent, Distillation
 from evburst.models.spiking.convert.scales import without_unused_scales
+from evburst.models.spiking.network import SpikingParameters
+from evburst.models.spiking.neurons import NeuronLayer
 from tests.conftest import ROOT, needs_fork, random_events
 from tests.helpers import tiny  # noqa: F401  (registers the family)
 from tests.helpers.pictures import COLUMNS, street_folder
@@ -543,7 +545,13 @@ def test_conversions_with_one_cache_learn_from_windows_of_their_own(best: Path, 
 
 
 def test_the_state_of_a_descent_belongs_to_all_that_shapes_it(tmp_path: Path) -> None:
-    bundle: Any = SimpleNamespace(spiking=SimpleNamespace(tensors={}), parameters=SimpleNamespace(neurons={}))
+    at_rest, shifted = {"out": torch.zeros(1)}, {"out": torch.ones(1)}
+    signed = {"a": NeuronLayer(torch.ones(1), torch.zeros(1), 4, takes_back=True)}
+    plain = {"a": replace(signed["a"], takes_back=False)}
+    parameters = [
+        SpikingParameters(*own) for own in ((1, plain, at_rest), (2, plain, at_rest), (1, signed, at_rest), (1, plain, shifted))
+    ]
+    bundles: list[Any] = [SimpleNamespace(spiking=SimpleNamespace(tensors={}), parameters=own) for own in parameters]
     config = ConvertConfig("a", "b", root="c", continues=True)
     changes: tuple[dict[str, Any], ...] = ({}, {"tuning_every": 20}, {"unlabelled": True}, {"sensor_size": "34x34"})
     teachers: list[Any] = [SimpleNamespace(tensors={"a": torch.full((1,), value)}) for value in (0.0, 1.0)]
@@ -551,8 +559,9 @@ def test_the_state_of_a_descent_belongs_to_all_that_shapes_it(tmp_path: Path) ->
         Conversion._identity(SimpleNamespace(config=replace(config, **change), graph=graph), bundle, Descent(10, 1e6))
         for graph in teachers
         for change in changes
+        for bundle in bundles
     }
-    assert len(found) == 2 * len(changes)
+    assert len(found) == len(teachers) * len(changes) * len(bundles)
 
 
 def test_converted_weights_detect_and_say_where_they_come_from(
