@@ -80,8 +80,10 @@ def aedat4_bytes(
     """An uncompressed AEDAT4 file: flatbuffers laid out by hand. Without a `table` at its end, as after a crash."""
     infos = "".join(
         f'<node name="{number}" path="/outInfo/{number}/"><attr key="compression" type="string">NONE</attr>'
+        f'<attr key="originalModuleName" type="string">test</attr><attr key="originalOutputName" type="string">{kind}</attr>'
         f'<attr key="typeIdentifier" type="string">{kind}</attr><node name="info" path="/outInfo/{number}/info/">'
-        f'<attr key="sizeX" type="int">{size.width}</attr><attr key="sizeY" type="int">{size.height}</attr></node></node>'
+        f'<attr key="sizeX" type="int">{size.width}</attr><attr key="sizeY" type="int">{size.height}</attr>'
+        '<attr key="source" type="string">test</attr></node></node>'
         for number, kind in enumerate(streams)
     )
     xml = f'<dv version="2.0"><node name="outInfo" path="/outInfo/">{infos}</node></dv>'.encode()

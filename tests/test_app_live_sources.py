@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from evburst.data.slicing import live_windows, windows_by_duration
 from evburst.data.writers import write_events
 from evburst.models.bundle import Bundle
 from tests.conftest import make_events, random_events
+from tests.event_files import aedat4_bytes
 
 SIZE = SensorSize(64, 48)
 
@@ -801,8 +803,8 @@ def served(*answers: bytes | None) -> Iterator[int]:
 
 
 def header(size: SensorSize) -> bytes:
-    """A header that `DV` reads."""
-    return (16).to_bytes(4, "little") + bytes(8) + size.width.to_bytes(4, "little") + size.height.to_bytes(4, "little")
+    """The header of a DV stream: that of a file without its first line."""
+    return aedat4_bytes([], size).partition(b"\n")[2]
 
 
 class Reader:
@@ -811,10 +813,13 @@ class Reader:
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.create_connection((host, port), 30)
         try:
-            content = self._socket.recv(20, socket.MSG_WAITALL)
+            content = self._socket.recv(int.from_bytes(self._socket.recv(4, socket.MSG_WAITALL), "little"), socket.MSG_WAITALL)
         except TimeoutError:
             raise RuntimeError("waited for the header for ever") from None
-        self._size = tuple(int.from_bytes(content[k : k + 4], "little") for k in (12, 16))
+        sides = re.findall(rb'key="size[XY]" type="int">(\d+)<', content)
+        if not sides:
+            raise RuntimeError("reader.hpp(3): dv::read()\nRuntimeError: No streams available!\nStacktrace:\n 0# 0x3")
+        self._size = tuple(int(side) for side in sides)
 
     def getEventResolution(self) -> tuple[int, ...]:  # noqa: N802
         return self._size
@@ -879,6 +884,21 @@ def test_the_end_of_a_stream_is_relayed() -> None:
         with pytest.raises(SourceError, match="the stream has ended"):
             read_events(source, 1000)
         source.close()
+
+
+@pytest.mark.usefixtures("dv")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"size", b"side", r"not a stream that dv-processing can read \(No streams available!\)$"),
+        (b"IOHE", b"IOHF", "the server does not use DV's network protocol$"),
+    ],
+)
+def test_a_header_of_wrong_content_is_no_question_of_the_connection(old: bytes, new: bytes, message: str) -> None:
+    with served(header(SIZE).replace(old, new)) as port:
+        source = NetworkSource(f"tcp://127.0.0.1:{port}")
+        with pytest.raises(SourceError, match=rf"^tcp://127.0.0.1:{port}: {message}"):
+            source.open()
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".org"])

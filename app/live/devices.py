@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -115,9 +116,11 @@ class NetworkSource:
                 batch = self._reader.getNextEventBatch()
                 alive = batch is not None or self._reader.isRunning()
             except RuntimeError as error:
-                raise SourceError(f"{self.name}: the stream was interrupted ({_first_line(error)})") from None
+                raise SourceError(f"{self.name}: the stream was interrupted ({_message(error)})") from None
             if not alive:
-                raise SourceError(f"{self.name}: the stream has ended")
+                corrupt = self._relay.end() if self._relay else ""
+                reason = f"the stream is corrupt ({corrupt})" if corrupt else "the stream has ended"
+                raise SourceError(f"{self.name}: {reason}")
             if batch is not None and batch.size():
                 return self._clock.packet(_as_events(batch.numpy(), self.name, self.faults))
             time.sleep(0.001)
@@ -133,8 +136,8 @@ class NetworkSource:
         """Open the reader on a port of this machine; return the size that the stream states."""
         try:
             self._reader = self._dv.io.NetworkReader("127.0.0.1", port)
-        except RuntimeError as error:
-            raise SourceError(f"{self.name}: cannot connect ({_first_line(error)}); is the server running?") from None
+        except Exception as error:  # of any kind: dv-processing passes on whatever its C++ code throws
+            raise SourceError(f"{self.name}: not a stream that dv-processing can read ({_message(error)})") from None
         size = self._reader.getEventResolution()
         if size is None:
             raise SourceError(f"{self.name}: the stream has no events; is it an event stream?")
@@ -160,7 +163,7 @@ class SensorSource:
         try:
             self._device = self._drivers.open(configuration=self._module.Configuration(), iterator_timeout=POLL_S)
         except RuntimeError as error:
-            raise SourceError(f"{self.name}: the camera cannot be opened ({_first_line(error)}); is it plugged in?") from None
+            raise SourceError(f"{self.name}: the camera cannot be opened ({_message(error)}); is it plugged in?") from None
         self._clock = DeviceClock(self.faults)
 
     def read(self) -> Packet | None:
@@ -168,7 +171,7 @@ class SensorSource:
         try:
             _, packet = next(self._device)
         except (RuntimeError, StopIteration) as error:
-            raise SourceError(f"{self.name}: the camera was disconnected ({_first_line(error)})") from None
+            raise SourceError(f"{self.name}: the camera was disconnected ({_message(error)})") from None
         raw = None if packet is None else packet.polarity_events
         if raw is None or not len(raw):
             return self._clock.packet(NO_EVENTS)
@@ -209,6 +212,12 @@ class Relay:
             raise
         self.port = int(answer)
 
+    def end(self) -> str:
+        """End the relay and with it the stream; return what was corrupt in it, empty if nothing was."""
+        assert self._process.stdout is not None
+        self._process.kill()
+        return self._process.stdout.read().decode(errors="replace").strip()
+
     def close(self) -> None:
         """End the relay and with it the stream; may be called twice."""
         with self._process:  # closes its output and waits
@@ -234,5 +243,7 @@ def _as_events(raw: Any, place: str, faults: Faults) -> Events:
     return columns_to_events({column: raw[name] for column, name in names.items()}, place, faults)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0].partition(" [")[0][:200]
+def _message(error: BaseException) -> str:
+    """Return the message of a driver's error, without the place in C++ before it and the codes and lines behind it."""
+    message = re.sub(r"^\S+\(\d+\): .*\n\w+: ", "", str(error))
+    return message.partition("\n")[0].partition(" [")[0].rstrip(".")[:200]
