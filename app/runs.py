@@ -44,7 +44,7 @@ _FARTHEST = 4
 
 _LOG = logging.getLogger(__name__)
 
-_JUDGED_FROM = 10_000
+JUDGED_FROM = 10_000
 """Number of events from which a run ends early if too many lie outside the sensor or are late; at its end each is judged."""
 
 
@@ -352,7 +352,7 @@ def run_windows(
     with closing(inference.stream(taken, config.batch or BATCH, stream.finite)) as results:
         for result in results:
             inside, outside = inside + result.events, outside + result.outside
-            if inside + outside >= _JUDGED_FROM:
+            if inside + outside >= JUDGED_FROM:
                 check_sensor_size(name, stream.sensor_size, inside, outside)
             yield result
     check_sensor_size(name, stream.sensor_size, inside, stream.faults.since(before or Faults()).outside_sensor)
@@ -367,7 +367,7 @@ def _in_order(
         if number == 0 and config.start_s:
             late_before = stream.faults.late_events
         late = stream.faults.late_events - late_before
-        if stream.passed + late >= _JUDGED_FROM:
+        if stream.passed + late >= JUDGED_FROM:
             check_order(name, stream.passed, late)
         yield window
     check_order(name, stream.passed, stream.faults.late_events - late_before)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from evburst.app.live.frames import FrameSource
 from evburst.app.live.networks import Prepared
+from evburst.app.live.soundness import Soundness
 from evburst.app.live.sources import LiveSource, Packet, RecordingSource, check_size
 from evburst.data.errors import EvburstError, SourceError
 from evburst.data.events import Events
@@ -42,9 +43,10 @@ class Capture:
         network: returns the present network; a recording is played in windows of its length.
         put: receives what was captured; it may block.
         is_held: returns whether a replay is to stand still.
-        notify: called with a line of text when the source is lost or returns.
+        notify: called with a line of text when the source is lost or returns, or if its events do not fit its sensor.
 
     Attributes:
+        soundness: judges the events.
         source: the source; another one is opened before the next packet is read.
         status: its state: "starting", "running", "waiting for NAME: REASON" or "ended".
         lost: number of times it was lost.
@@ -63,11 +65,16 @@ class Capture:
         self.started_s = time.perf_counter()
         self._size, self._network = source.sensor_size, network
         self._put, self._is_held, self._notify = put, is_held, notify
+        self.soundness = Soundness(notify)
         self._reasons: set[str] = set()
         self._until_us = 0
 
     def run(self, stop: Event) -> None:
-        """Read the source until it ends or `stop` is set."""
+        """Read the source until it ends or `stop` is set.
+
+        Raises:
+            EvburstError: a source cannot be used; a file's events do not fit its sensor or are not in order.
+        """
         source: LiveSource | None = None
         shift_us: int | None = None
         is_first = True
@@ -101,6 +108,7 @@ class Capture:
                 self._set_status("ended")
                 break
             is_first = False
+            self.soundness.add(source, packet.events)
             if packet.until_us is None:
                 continue
             fresh = shift_us is None or packet.restarted
@@ -112,6 +120,7 @@ class Capture:
             self._until_us = packet.until_us + shift_us
             self._put(Captured(packet.events, self._until_us, packet.due_s, fresh or packet.cut, network))
         _close(source)
+        self.soundness.judge(self.source)
 
     def _set_status(self, status: str) -> None:
         """Set the status; notify when the source is lost, once of every reason why it does not return, and when it does."""

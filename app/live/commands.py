@@ -81,6 +81,7 @@ class Commands:
             "wanted": {"network": "ann" if wanted.ann else "snn", "weights": Path(wanted.weights).stem},
             "preparing": pipeline.preparing,
             "problem": pipeline.problem,
+            "warning": pipeline.capture.soundness.warning,
             "contrast": round(source.contrast, 3) if isinstance(source, FrameSource) else None,
             "position_s": round(source.position_s, 3) if isinstance(source, RecordingSource) else None,
             "duration_s": source.duration_s if isinstance(source, RecordingSource) else None,

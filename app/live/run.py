@@ -112,6 +112,7 @@ def run_live(request: LiveRequest, config: LiveConfig) -> dict[str, Any]:
             _LOG.info("stopped")
         wall_s = time.perf_counter() - pipeline.started_s
         pipeline.stop()
+        pipeline.wait(0)  # raises what was found in the last packets
         if source.finite and pipeline.capture.status == "ended" and not pipeline.figures.windows + pipeline.dropped:
             window_ms = pipeline.inference.voxel.window_us / 1000
             if request.record and request.record.is_file():  # it has no event

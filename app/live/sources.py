@@ -187,6 +187,8 @@ class RecordingSource:
 
     Attributes:
         is_pipe: whether it is a pipe, which cannot be opened again once it has been closed.
+        passed, late: number of events of the windows read so far, and of those that were late for them (`Faults.late_events`)
+            and are not in a part that was skipped.
         duration_s: time from the start of the first window to the end of the last one, on the recording's clock; None while
             it is not known, so that the recording cannot be sought.
     """
@@ -218,6 +220,8 @@ class RecordingSource:
         self._targets_us: deque[int] = deque(maxlen=1)
         self._is_recut = False
         self._wants_length = False
+        self.passed = self.late = 0
+        self._late_before: int | None = None
         self._closed = Event()
         self._closed.set()
 
@@ -258,7 +262,7 @@ class RecordingSource:
     def open(self) -> None:
         """See LiveSource."""
         self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
-        self._playing, self._is_recut = None, False
+        self._playing, self._is_recut, self._late_before = None, False, self.faults.late_events
         self._closed = Event()
         if self._wants_length:
             self._start_measuring()
@@ -284,10 +288,10 @@ class RecordingSource:
         """See LiveSource."""
         restarted, cut = self._go_to_target(), False
         if self._pacer.empty:
-            window = next(self._windows, None)
+            window = self._next_window()
             if window is None and not self.finite:
                 self._windows = self._stream.windows(self._window_us)
-                window, cut = next(self._windows, None), True
+                window, cut = self._next_window(), True
             if window is None:
                 return None
             events = unpack(window)
@@ -305,6 +309,15 @@ class RecordingSource:
     def _open_stream(self) -> EventStream:
         return FilteredStream(open_events(self._path, self._size, self._format, options=self._options), FiltersConfig())
 
+    def _next_window(self) -> EventWindow | None:
+        """Return the next window, and count its events."""
+        window, late = next(self._windows, None), self.faults.late_events
+        if self._late_before is not None:  # else the position was sought, perhaps by reading what is before it
+            self.late += late - self._late_before
+        self._late_before = late
+        self.passed += 0 if window is None else len(window)
+        return window
+
     def _go_to_target(self) -> bool:
         """Restart the source's clock where it was sought last, or if only the window length has changed, where it is; return
         False if there is neither."""
@@ -320,7 +333,7 @@ class RecordingSource:
             elif self._playing is not None:
                 start_us = self._playing.t0_us if playing else self._playing.t1_us
             self._windows = self._stream.windows(self._window_us, start_us)
-            self._window_start_us = self._start_us if start_us is None else start_us
+            self._window_start_us, self._late_before = self._start_us if start_us is None else start_us, None
         self._end_us, self._is_recut = 0, False
         behind_s, self._pacer = self._pacer.behind_s, Pacer(self._window_us, self._speed)
         self._pacer.behind_s = behind_s
