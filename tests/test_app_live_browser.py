@@ -430,11 +430,17 @@ def test_a_camera_can_be_used_again_at_once(browser: Any, pipeline: LivePipeline
 
 def test_the_message_of_a_refused_camera_ends_when_it_works(browser: Any, pipeline: LivePipeline) -> None:
     own, button = pipeline.source, browser.find_element(By.ID, "camera")
-    browser.execute_script("""
+    refuse = """
         const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices);
-        devices.getUserMedia = async () => { devices.getUserMedia = ask; throw new Error("Permission denied"); };""")
-    button.click()
-    wait_until(lambda: text(browser, "message").startswith("The camera cannot be used: Permission denied."))
+        devices.getUserMedia = async () => { devices.getUserMedia = ask; throw new DOMException("Refused", arguments[0]); };"""
+    for name, advice in (
+        ("NotReadableError", ""),
+        ("NotFoundError", " Connect one and try again."),
+        ("NotAllowedError", " Allow it next to the address bar and try again."),
+    ):
+        browser.execute_script(refuse, name)
+        button.click()
+        wait_until(lambda words=f"The camera cannot be used: Refused.{advice}": text(browser, "message") == words)
     button.click()
     wait_until(lambda: pipeline.source is not own and not browser.find_element(By.ID, "message").is_displayed())
     button.click()
@@ -690,10 +696,26 @@ def test_two_pages_do_not_take_each_others_camera(browser: Any, pipeline: LivePi
     wait_until(lambda: pipeline.source is own)
 
 
-def test_fullscreen_is_entered_and_left(browser: Any) -> None:
+def test_fullscreen_shows_the_picture_with_messages_and_recording(browser: Any) -> None:
+    """Controls that are no help there are hidden; the text names the key in place of the button."""
     browser.find_element(By.ID, "fullscreen").click()
-    wait_until(lambda: browser.execute_script("return document.fullscreenElement?.id") == "stage")
-    browser.find_element(By.TAG_NAME, "body").send_keys("f")
+    wait_until(lambda: browser.execute_script("return document.fullscreenElement?.id") == "view")
+    keys = browser.find_element(By.TAG_NAME, "body")
+    keys.send_keys("r")
+    wait_until(lambda: browser.find_element(By.ID, "record").is_displayed())
+    script = """showMessage("words"); receiveState({ warning: "more words", status: "waiting for the page's camera" });
+        const rectangle = (id) => Object.values(document.getElementById(id).getBoundingClientRect().toJSON()).slice(0, 4);
+        return [rectangle("events"), rectangle("message"), rectangle("warning"), curtain.textContent];"""
+    (_, _, *screen), *messages, curtain = browser.execute_script(script)
+    assert screen == browser.execute_script("return [innerWidth, innerHeight]")
+    assert all(width > 0 and left >= 0 and top + height <= screen[1] for left, top, width, height in messages)
+    assert curtain.startswith("Press C to")
+    visible = "[...view.querySelectorAll('button, a')].filter((e) => e.checkVisibility()).map((e) => e.id)"
+    assert set(browser.execute_script(f"return {visible}")) - {"download"} == {"record"}
+    keys.send_keys("r")
+    wait_until(lambda: not browser.find_element(By.ID, "record").is_displayed())
+    assert browser.find_element(By.ID, "download").is_displayed()
+    keys.send_keys("f")
     wait_until(lambda: browser.execute_script("return document.fullscreenElement") is None)
 
 

@@ -99,9 +99,10 @@ function showState() {
   setStatus(pausedAt ? "paused" : state.status, pausedAt ? "paused" : waiting ? "waiting" : state.status === "running" ? "running" : "");
   showCurtain(
     pausedAt ? "Paused"
-      : forCamera ? "Press “Use this device's camera” below to simulate events from its picture."
-        : waiting ? state.status
-          : state.status === "ended" ? "The source has ended" : "",
+      : forCamera && document.fullscreenElement ? "Press C to simulate events from the picture of this device's camera."
+        : forCamera ? "Press “Use this device's camera” below to simulate events from its picture."
+          : waiting ? state.status
+            : state.status === "ended" ? "The source has ended" : "",
     pausedAt ? "paused" : "",
   );
   $("camera").classList.toggle("suggested", forCamera && camera === null);
@@ -110,6 +111,8 @@ function showState() {
   $("record").setAttribute("aria-pressed", String(state.recording !== null));
   $("download").hidden = !state.recorded;
   showStopped(state.recording_stopped);
+  if ($("warning").textContent !== state.warning) $("warning").textContent = state.warning;
+  $("warning").hidden = !state.warning;
   const usesCamera = camera !== null;
   setLabel("camera", usesCamera ? "Stop this device's camera" : "Use this device's camera");
   $("camera").setAttribute("aria-pressed", String(usesCamera));
@@ -351,8 +354,8 @@ async function startCamera() {
     else await useCamera(stream);
   } catch (error) {
     stopCamera(true);
-    const advice = "Allow it next to the address bar and press the button again.";
-    showMessage(`The camera cannot be used: ${error.message}. ${advice}`, "camera");
+    const advice = { NotAllowedError: "Allow it next to the address bar and try again.", NotFoundError: "Connect one and try again." };
+    showMessage(`The camera cannot be used: ${error.message}. ${advice[error.name] || ""}`.trim(), "camera");
   }
 }
 
@@ -419,7 +422,7 @@ const ACTIONS = {
     if (inset && pausedAt && !pictured) showMessage("The source's picture is shown once this page is resumed.");
     send({ inset });
   },
-  fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen().catch((error) => showMessage(`Fullscreen: ${error.message}`))),
+  fullscreen: () => (document.fullscreenElement ? document.exitFullscreen() : $("view").requestFullscreen().catch((error) => showMessage(`Fullscreen: ${error.message}`))),
 };
 for (const [id, action] of Object.entries(ACTIONS)) $(id).addEventListener("click", action);
 for (const id of ["network", "weights"]) $(`${id}-choice`).addEventListener("change", (event) => send({ set: { [id]: event.target.value } }));
@@ -452,6 +455,7 @@ document.addEventListener("keydown", (event) => {
   ACTIONS[key]();
 });
 window.addEventListener("resize", () => (dirty = true));
+document.addEventListener("fullscreenchange", () => about && !lostAt && showState());
 $("download").href = `${ROOT}recording.dat${location.search}`;
 connect();
 draw();
