@@ -34,7 +34,7 @@ from evburst.app.live.networks import Prepared, prepare
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.recording_settings import OF_RECORDINGS
-from evburst.app.live.run import summary
+from evburst.app.live.run import human_summary, summary
 from evburst.app.live.sources import RecordingSource
 from evburst.app.live.totals import LatencyHistogram
 from evburst.data.errors import ConfigError, DataError
@@ -256,7 +256,7 @@ def test_a_summary_covers_the_windows_of_all_networks() -> None:
     """Also if their windows differ in length."""
     pipeline = LivePipeline(camera(), CONFIG)
     for weights, window_us in (("street", 20_000), ("caltech6", 40_000)):
-        pipeline.network = prepare(DetectConfig(weights, ann=True, window_ms=window_us / 1000), SIZE, Faults())
+        pipeline.network = prepare(DetectConfig(weights=weights, ann=True, window_ms=window_us / 1000), SIZE, Faults())
         inference = pipeline.network.inference
         for count in (0, 300):
             window = EventWindow(0, window_us, random_events(count, SIZE, window_us))
@@ -264,6 +264,25 @@ def test_a_summary_covers_the_windows_of_all_networks() -> None:
             pipeline.figures.add(result, pipeline.network)
     found = summary(pipeline, 1.0)
     assert [found[name] for name in ("windows", "idle_windows", "events", "events_per_s")] == [4, 2, 600, 5000]
+    assert (found["window_ms"], found["weights"], found["network_changes"]) == (None, "caltech6", 1)
+    first, *_, changed, energy = human_summary(found).splitlines()
+    assert first == "fake camera: 1.0 s, 4 windows, 0 dropped; 5,000 simulated events per second"
+    assert changed == "network   changed 1 time; energy is that of the last 2 windows (ANN, weights caltech6)"
+    assert found["energy"]["windows"] + found["energy"]["idle_windows"] == 2
+    assert energy.startswith("energy ")
+
+
+def test_a_summary_names_no_network_that_has_not_run() -> None:
+    """One that is ready when the run ends has no window in it."""
+    pipeline = LivePipeline(camera(), CONFIG)
+    window = EventWindow(0, 20_000, random_events(300, SIZE, 20_000))
+    (result,) = pipeline.inference.run([pipeline.inference.bin(window, pipeline.inference.new_grid())])
+    pipeline.figures.add(result, pipeline.network)
+    pipeline.network = prepare(DetectConfig(weights="caltech6", timesteps=2, window_ms=40.0), SIZE, Faults())
+    found = summary(pipeline, 1.0)
+    assert [found[name] for name in ("window_ms", "weights", "network", "timesteps")] == [20, "street", "ann", None]
+    assert found["network_changes"] == 0
+    assert "network " not in human_summary(found)
 
 
 def test_a_network_that_cannot_be_prepared_leaves_the_present_one() -> None:

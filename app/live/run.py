@@ -184,9 +184,14 @@ def preset_settings(name: str) -> dict[str, object]:
 
 
 def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None = None) -> dict[str, Any]:
-    """Return the summary of a run, in JSON types."""
-    totals, detect = pipeline.figures, pipeline.config.detect
-    network = pipeline.network
+    """Return the summary of a run, in JSON types.
+
+    Windows, events, boxes and latency are those of the whole run; the network and its energies are those since it was changed
+    last. `window_ms` is None if windows differ in length.
+    """
+    totals = pipeline.figures
+    network, detect = totals.network, totals.network.detect
+    lengths_us = totals.lengths_us or {network.inference.voxel.window_us}
     latency = {f"p{q}": totals.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": totals.latency.highest_ms}
     energy = totals.energy.report()
     return {
@@ -197,7 +202,7 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
         "network": "ann" if detect.ann else "snn",
         "engine": None if detect.ann else network.detector.engine,
         "weights": detect.weights,
-        "window_ms": network.inference.voxel.window_us / 1000,
+        "window_ms": min(lengths_us) / 1000 if len(lengths_us) == 1 else None,
         "seconds": round(wall_s, 3),
         "windows": totals.windows,
         "idle_windows": totals.idle_windows,
@@ -211,6 +216,7 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
         "energy": energy_figures(energy, detect.energy_table),
         "memory": traffic_figures(totals.energy, network.inference, detect.energy_table),
         "timesteps": network.timesteps,
+        "network_changes": totals.changes,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.capture.lost,
         "source_behind_s": round(pipeline.source.behind_s, 3),
@@ -226,14 +232,17 @@ def human_summary(summary: dict[str, Any]) -> str:
     """Format the summary as lines for the terminal."""
     energy, latency = summary["energy"], summary["latency_ms"]
     kind = "simulated events" if summary["simulated"] else "events"
+    length = "" if summary["window_ms"] is None else f" of {summary['window_ms']:g} ms"
     lines = [
-        f"{summary['source']}: {summary['seconds']:.1f} s, {number_of(summary['windows'], 'window')} of "
-        f"{summary['window_ms']:g} ms, {summary['dropped']} dropped; {summary['events_per_s']:,} {kind} per second",
+        f"{summary['source']}: {summary['seconds']:.1f} s, {number_of(summary['windows'], 'window')}{length}, "
+        f"{summary['dropped']} dropped; {summary['events_per_s']:,} {kind} per second",
         f"boxes     {summary['detections']} "
         f"({', '.join(f'{count} {name}' for name, count in summary['per_class'].items()) or 'none'})",
     ]
     if summary["windows"]:
         lines.append(f"latency   p50 {latency['p50']} ms, p99 {latency['p99']} ms, longest {latency['max']} ms")
+        if summary["network_changes"]:
+            lines.append(_change_line(summary))
         lines.append(_energy_line(energy))
     if summary["memory"]:
         lines.append(traffic_line(summary["memory"]))
@@ -246,6 +255,13 @@ def human_summary(summary: dict[str, Any]) -> str:
     if summary["source_behind_s"]:
         lines.append(f"warning   this machine was too slow for the source, which was delayed by {summary['source_behind_s']} s")
     return "\n".join(lines)
+
+
+def _change_line(summary: dict[str, Any]) -> str:
+    network = "ANN" if summary["network"] == "ann" else f"SNN, T = {summary['timesteps']}"
+    covered = number_of(summary["energy"]["windows"] + summary["energy"]["idle_windows"], "window")
+    changes = number_of(summary["network_changes"], "time")
+    return f"network   changed {changes}; energy is that of the last {covered} ({network}, weights {summary['weights']})"
 
 
 def _energy_line(energy: dict[str, Any]) -> str:

@@ -49,15 +49,19 @@ class RunTotals:
         network: the network that the run starts with.
 
     Attributes:
-        energy: energy totals of the current network; a change of weights, of ANN/SNN or of timesteps resets them.
+        network: the network that made the last result.
+        changes: how often it was one of other weights or timesteps, or the ANN in place of the spiking network or vice versa.
+        energy: energy totals since the last of these changes.
         idle_windows: windows that no network ran.
-        duration_us: length of all windows, which a change of weights may change.
+        duration_us: length of all windows.
+        lengths_us: all lengths of a window, which a change of weights may change.
     """
 
     def __init__(self, network: Prepared) -> None:
         self.latency = LatencyHistogram()
         self.windows, self.idle_windows, self.duration_us, self.events = 0, 0, 0, 0
-        self._network, self.energy = network, EnergyTotals(network.inference.dense_macs)
+        self.lengths_us: set[int] = set()
+        self.network, self.changes, self.energy = network, 0, EnergyTotals(network.inference.dense_macs)
         self.per_class: Counter[str] = Counter()
         self.recent_ms: deque[float] = deque(maxlen=100)
 
@@ -66,11 +70,13 @@ class RunTotals:
         self.windows += 1
         self.idle_windows += result.idle
         self.duration_us += result.t1_us - result.t0_us
+        self.lengths_us.add(result.t1_us - result.t0_us)
         self.events += result.events
         self.latency.add(result.latency_ms)
         self.recent_ms.append(result.latency_ms)
         self.per_class.update(network.classes[label] for label in result.detections.labels)
-        if _kind(network) != _kind(self._network):
+        if _kind(network) != _kind(self.network):
+            self.changes += 1
             self.energy = EnergyTotals(network.inference.dense_macs)
-        self._network = network
+        self.network = network
         self.energy.merge(result.totals)
