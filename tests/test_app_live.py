@@ -35,9 +35,9 @@ from evburst.app.live.pipeline import LiveConfig, LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.recording_settings import OF_RECORDINGS
 from evburst.app.live.run import human_summary, summary
-from evburst.app.live.sources import RecordingSource
+from evburst.app.live.sources import Packet, RecordingSource
 from evburst.app.live.totals import LatencyHistogram
-from evburst.data.errors import ConfigError, DataError
+from evburst.data.errors import ConfigError, DataError, SourceError
 from evburst.data.events import EventWindow, Faults, SensorSize
 from evburst.data.readers import open_events
 from evburst.data.simulation.sensor import SimulatorConfig
@@ -148,6 +148,68 @@ def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
     starts = [t0 for t0, _ in watcher.seen]
     assert starts == sorted(set(starts))
     assert starts[-1] > 1_000_000  # the run's clock has gone on through both gaps
+
+
+class Stream:
+    """A source that is lost once it has delivered a packet, and does not return while `gone` is set."""
+
+    simulated, finite, behind_s, kind, sensor_size = False, False, 0.0, "measured", SIZE
+
+    def __init__(self, name: str) -> None:
+        self.name, self.faults, self.gone, self.opened = name, Faults(), Event(), 0
+
+    def open(self) -> None:
+        self.opened += 1
+        if self.gone.is_set():
+            raise SourceError(f"{self.name}: cannot connect")
+
+    def read(self) -> Packet:
+        time.sleep(0.01)
+        if self.gone.is_set():
+            raise SourceError(f"{self.name}: the stream has ended")
+        return Packet(make_events([]), round(1e6 * time.perf_counter()), time.perf_counter())
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_camera_in_place_of_a_lost_stream_is_not_taken_for_it() -> None:
+    """Its loss is reported once, also if it is tried again after the camera; each line names its source once."""
+    lines: list[str] = []
+    stream, other = Stream("tcp://a:1"), Stream("the page's camera")
+    pipeline = LivePipeline(stream, CONFIG, lines.append)
+    pipeline.start()
+    wait_until(lambda: pipeline.capture.status == "running")
+    stream.gone.set()
+    wait_until(lambda: len(lines) == 2)
+    pipeline.use(other)
+    wait_until(lambda: pipeline.capture.status == "running")
+    tried = stream.opened
+    pipeline.use(stream)
+    wait_until(lambda: stream.opened > tried and pipeline.capture.status.startswith("waiting"))
+    lost = ["waiting for tcp://a:1: the stream has ended", "waiting for tcp://a:1: cannot connect"]
+    assert (lines, pipeline.capture.status) == (lost, lost[1])
+    stream.gone.clear()
+    wait_until(lambda: pipeline.capture.status == "running")
+    pipeline.stop()
+    assert lines == [*lost, "tcp://a:1 is back"]
+    assert pipeline.capture.lost == 1
+
+
+def test_a_source_that_is_lost_while_it_is_exchanged_is_named_itself() -> None:
+    lines: list[str] = []
+    stream, other = Stream("tcp://a:1"), Stream("the page's camera")
+    pipeline = LivePipeline(stream, CONFIG, lines.append)
+
+    def read() -> Packet:
+        pipeline.use(other)
+        raise SourceError("tcp://a:1: the stream has ended")
+
+    stream.read = read  # type: ignore[method-assign]
+    pipeline.start()
+    wait_until(lambda: pipeline.capture.status == "running" and other.opened)
+    pipeline.stop()
+    assert lines == ["waiting for tcp://a:1: the stream has ended"]
 
 
 def test_what_a_thread_dies_of_ends_the_run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ class Capture:
         self._size, self._network = source.sensor_size, network
         self._put, self._is_held, self._notify = put, is_held, notify
         self.soundness = Soundness(notify)
-        self._reasons: set[str] = set()
+        self._reasons: dict[LiveSource, set[str]] = {}  # of sources that are lost, which may not be the present one
         self._until_us = 0
 
     def run(self, stop: Event) -> None:
@@ -90,7 +91,7 @@ class Capture:
                     next_source.open()
                     source = next_source
                     check_size(self._size, source.sensor_size)
-                    self._set_status("running")
+                    self._note_return(source)
                 if self._is_held() and isinstance(source, RecordingSource | FrameSource) and source.hold():
                     continue
                 packet = source.read()
@@ -100,12 +101,12 @@ class Capture:
                     raise
                 _close(source)
                 source = None
-                reason = (isinstance(error, OSError) and error.strerror) or error
-                self._set_status(f"waiting for {self.source.name}: {reason}")
-                stop.wait(_RETRY_S)
+                self._note_loss(next_source, error)
+                if self.source is next_source:
+                    stop.wait(_RETRY_S)
                 continue
             if packet is None:
-                self._set_status("ended")
+                self.status = "ended"
                 break
             is_first = False
             self.soundness.add(source, packet.events)
@@ -122,17 +123,25 @@ class Capture:
         _close(source)
         self.soundness.judge(self.source)
 
-    def _set_status(self, status: str) -> None:
-        """Set the status; notify when the source is lost, once of every reason why it does not return, and when it does."""
-        self.status = status
-        if status.startswith("waiting"):
-            self.lost += not self._reasons
-            if status not in self._reasons:
-                self._reasons.add(status)
-                self._notify(status)
-        elif status == "running" and self._reasons:
-            self._reasons.clear()
-            self._notify(f"{self.source.name} is back")
+    def _note_loss(self, source: LiveSource, error: EvburstError | OSError) -> None:
+        """Set the status; count a source that is lost once, and notify once of every reason why it does not return."""
+        reason = str((isinstance(error, OSError) and error.strerror) or error)
+        place, separator, rest = reason.partition(": ")
+        if separator and source.name in (place, Path(place).name):
+            reason = rest
+        self.status = f"waiting for {source.name}: {reason}"
+        if source not in self._reasons:
+            self.lost += 1
+            self._reasons[source] = set()
+        if reason not in self._reasons[source]:
+            self._reasons[source].add(reason)
+            self._notify(self.status)
+
+    def _note_return(self, source: LiveSource) -> None:
+        """Set the status; notify if the source was lost."""
+        self.status = "running"
+        if self._reasons.pop(source, None) is not None:
+            self._notify(f"{source.name} is back")
 
     def _clock_shift_us(self, packet: Packet, until_us: int, window_us: int, begin_us: int | None) -> int:
         """Return the offset from the source's clock to the run's, in whole windows so that window boundaries are kept.
