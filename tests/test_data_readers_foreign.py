@@ -8,10 +8,12 @@ import io
 import lzma
 import os
 import pickle
+import select
 import zipfile
 from itertools import islice
 from pathlib import Path
 from threading import Event, Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +150,26 @@ def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.Monkey
     os.mkfifo(tmp_path / "a.dat")
     with pytest.raises(EventFileError, match="a pipe, not a regular file, and nothing was written into it"):
         open_events(tmp_path / "a.dat")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="an unnamed pipe is known by /proc")
+def test_an_unnamed_pipe_is_empty_once_it_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can write into it any more, so that nothing is waited for; a writer that has not written yet is."""
+    monkeypatch.setattr(pipes, "WAIT_S", 1e6)
+    reading, writing = os.pipe()
+
+    def select_after_writing(*descriptors: list[int]) -> None:
+        os.write(writing, CSV)
+        os.close(writing)
+        monkeypatch.undo()
+        select.select(*descriptors)
+
+    monkeypatch.setattr(pipes, "select", SimpleNamespace(select=select_after_writing))
+    assert len(collect(open_events(Path(f"/dev/fd/{reading}"), SIZE))) == 5
+    monkeypatch.setattr(pipes, "WAIT_S", 1e6)
+    with pytest.raises(EventFileError, match=rf"^/dev/fd/{reading}: the pipe is empty \(0 bytes\)$"):
+        open_events(Path(f"/dev/fd/{reading}"), SIZE)
+    os.close(reading)
 
 
 def test_a_sensor_beyond_memory(tmp_path: Path) -> None:

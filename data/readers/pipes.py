@@ -30,7 +30,7 @@ class Pipe:
         head: the first bytes; `read` returns them again.
 
     Raises:
-        EventFileError: the pipe cannot be opened, has no writer, or nothing was written.
+        EventFileError: the pipe cannot be opened, has no writer, or is empty.
     """
 
     def __init__(self, path: Path, head_bytes: int) -> None:
@@ -48,7 +48,10 @@ class Pipe:
             data = self._read()
         self.head = self._buffered = self.head + data
         if not self.head:
+            is_unnamed = self._is_unnamed()
             self.close()
+            if is_unnamed:
+                raise EventFileError(f"{path}: the pipe is empty (0 bytes)")
             raise EventFileError(f"{path}: a pipe, not a regular file, and nothing was written into it for {WAIT_S:g} s")
 
     def read(self, size: int) -> bytes:
@@ -79,7 +82,10 @@ class Pipe:
         self.close()
 
     def _first(self) -> bytes:
-        """Wait for the first bytes; returns none if there is no writer for `WAIT_S`. A writer that exists may take longer."""
+        """Wait for the first bytes; returns none at the end of an unnamed pipe, or if a named one has no writer for `WAIT_S`.
+
+        A writer that exists may take longer.
+        """
         deadline = time.monotonic() + WAIT_S
         while True:
             try:
@@ -87,9 +93,16 @@ class Pipe:
             except BlockingIOError:
                 select.select([self._descriptor], [], [])
                 continue
-            if data or time.monotonic() > deadline:
+            if data or self._is_unnamed() or time.monotonic() > deadline:
                 return data
             time.sleep(_POLL_S)
+
+    def _is_unnamed(self) -> bool:
+        """Whether it is a pipe between two programs, whose writer has had it since before; False where that is not known."""
+        try:
+            return os.readlink(f"/proc/self/fd/{self._descriptor}").startswith("pipe:")
+        except OSError:
+            return False
 
     def _read(self, size: int = _READ_BYTES) -> bytes:
         """Wait for data and return some bytes; none at the end."""
