@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import runpy
 import shutil
@@ -207,6 +208,24 @@ def test_python_blocks_run(
     for block in blocks:
         exec(compile(block, str(page), "exec"), {})
         assert capsys.readouterr().out or (tmp_path / "out" / "boxes.csv").is_file()
+
+
+def test_a_live_source_whose_thread_fails_ends(tmp_path: Path) -> None:
+    """Where there is no recording, the program of the page says so and does not wait for its events."""
+    (block,) = (block for block in python_blocks(ROOT / "docs" / "extending.md") if "arrivals" in block)
+    paths = os.pathsep.join([str(ROOT / "docs" / "examples"), *sys.path])
+    command = [sys.executable, "-c", block]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+    )
+    assert "recording.dat: no such file" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["scene", "own_network"])
+def test_an_example_without_the_file_to_write_says_how_it_is_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit, match=rf"^usage: python {name}.py OUT\."):
+        runpy.run_path(str(ROOT / "docs" / "examples" / f"{name}.py"), run_name="__main__")
 
 
 def export_street(folder: Path) -> None:

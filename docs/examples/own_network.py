@@ -98,4 +98,6 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python own_network.py OUT.safetensors")
     main(sys.argv[1])

@@ -52,5 +52,7 @@ def square_events(sensor_size: SensorSize, seconds: float = 0.2) -> Events:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python scene.py OUT.dat")
     size = SensorSize(128, 96)
     write_events(Path(sys.argv[1]), square_events(size), size)
