@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from evburst.app.live.frames import LONGEST_GAP_US, GreyFrame
 from evburst.data.errors import SourceError
 
 _MAX_FPS, _DEFAULT_FPS = 1000, 25
-_SILENT = 0  # of OpenCV's log levels
+_SILENT, _FFMPEG_QUIET = 0, "-8"  # log levels
 _STREAM_TIMEOUTS = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
 
 
@@ -159,7 +160,11 @@ class VideoGrabber:
 
 
 def _silence_opencv() -> None:
-    """Turn off OpenCV's messages about devices and files that cannot be opened; our errors replace them."""
+    """Turn off messages of OpenCV and its FFmpeg about what cannot be opened; our errors replace them.
+
+    FFmpeg's level is read once, when the first video is opened; one that the user has set in the environment is kept.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _FFMPEG_QUIET)
     if hasattr(cv2, "setLogLevel"):  # up to OpenCV 4.12
         cv2.setLogLevel(_SILENT)
     else:
