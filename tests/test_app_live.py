@@ -812,6 +812,22 @@ def test_arrows_seek_a_recording_by_five_seconds(monkeypatch: pytest.MonkeyPatch
     assert source.position_s == 0.0
 
 
+def test_a_saved_picture_replaces_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "evburst_now")
+    window_functions(monkeypatch, [ord("s")] * 4)
+    window = LiveWindow(LivePipeline(recording(tmp_path / "a.dat"), CONFIG))
+    for _ in range(3):
+        window.turn()
+    names = ["evburst_now.png", "evburst_now_2.png", "evburst_now_3.png"]
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == names
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    window.turn()
+    assert f"evburst_now_4.png: the picture cannot be saved in {tmp_path}" in caplog.text
+
+
 def test_the_window_shows_the_source_beside_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = window_functions(monkeypatch, [ord("p"), -1, ord("p"), -1])
     pipeline = LivePipeline(camera(), CONFIG)

@@ -23,6 +23,7 @@ from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource, RecordingSource
 from evburst.data.errors import DataError
 from evburst.data.text import number_of
+from evburst.models.layout import TIMESTEP_LIMITS
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,7 +31,7 @@ T = TypeVar("T")
 PAGE_CAMERA = "the page's camera"
 MAX_RECORDING_BYTES = 1 << 30
 
-_LIMITS = {"score": (0.01, 0.99), "timesteps": (1, 16), "contrast": (0.05, 1.0), "position": (0.0, 1e9)}
+_LIMITS = {"score": (0.01, 0.99), "timesteps": TIMESTEP_LIMITS, "contrast": (0.05, 1.0), "position": (0.0, 1e9)}
 PICTURE_HEADER = struct.Struct("<4sHH")
 """Of the picture of a page's camera: `EVB1`, W and H."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from evburst.app.live.sources import RecordingSource
 from evburst.app.outputs.render import Renderer, beside
 from evburst.data.errors import ConfigError
 from evburst.data.extras import pip_install
+
+_LOG = logging.getLogger(__name__)
 
 _TITLE = "evburst live: Space pauses, left and right seek, p shows the source, s saves a picture, q ends"
 
@@ -94,8 +97,16 @@ class LiveWindow:
         elif key == ord("p"):
             self._with_source = not self._with_source
         elif key == ord("s"):
-            cv2.imwrite(time.strftime("evburst_%Y%m%d_%H%M%S.png"), self._picture)
+            self._save()
         return key not in (ord("q"), 27) and cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) >= 1
+
+    def _save(self) -> None:
+        """Save the picture in the working folder, named after the time; none that is there is replaced."""
+        name, number = time.strftime("evburst_%Y%m%d_%H%M%S"), 1
+        while os.path.lexists(path := f"{name}_{number}.png" if number > 1 else f"{name}.png"):
+            number += 1
+        if not cv2.imwrite(path, self._picture):
+            _LOG.warning("%s: the picture cannot be saved in %s", path, os.getcwd())
 
     def _seek_by(self, seconds: float) -> None:
         """Seek a recording and end the pause; other sources, and one whose length is not known yet, continue unchanged."""
