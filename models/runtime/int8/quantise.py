@@ -2,9 +2,9 @@
 
 The integers are those that conversion rounded to (models/spiking/rounding.py): q_oc = w_oc u_c / s_o, where u_c is the value
 of one count of input channel c and s_o the step of output channel o. The current is s_o * sum(q n). In a sum of spikes, a
-spike of a source can have the value of 2^k units; its integer is then 2^k q. If few integers exceed 8 bits (or, without VNNI,
-their products in pairs 16 bits), their steps are repeated, and the repetitions add up to the integers. If many do, all are split
-into two planes, q = 128 * first + second. Weights without a common unit are rounded here, to 15 bits.
+spike of a source can have the value of 2^k units; its integer is then 2^k q. If few integers exceed 8 bits, or without VNNI
+the sums of two products 16 bits, their steps are repeated, and the repetitions add up to the integers. If many do, all are
+split into two planes, q = 128 * first + second. Weights without a common unit are rounded here, to 15 bits.
 """
 
 from __future__ import annotations
