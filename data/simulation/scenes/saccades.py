@@ -43,9 +43,10 @@ class SaccadeConfig:
     stretch: float = 0.15
 
     def __post_init__(self) -> None:
+        (least, most), (smallest, largest) = self.amplitude_px, self.zoom
         checks = {
-            f"{name} must be positive, the lower limit first": 0 < low <= high < math.inf
-            for name, (low, high) in (("amplitude_px", self.amplitude_px), ("zoom", self.zoom))
+            "amplitude_px must not be negative, the lower limit first": 0 <= least <= most < math.inf,
+            "zoom must be positive, the lower limit first": 0 < smallest <= largest < math.inf,
         }
         require_all(checks, self)
         require_within(self, rotate_deg=(0, 180), stretch=(0, 0.9))
