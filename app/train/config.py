@@ -7,7 +7,7 @@ from typing import Literal
 
 from evburst.data.datasets.augment import AugmentConfig
 from evburst.data.datasets.registry import MAX_SEED, DatasetConfig
-from evburst.data.errors import SettingValueError, require_all
+from evburst.data.errors import SettingValueError, require_all, require_within
 from evburst.data.representations.voxel_grid import VoxelConfig
 
 
@@ -66,6 +66,7 @@ class ScheduleConfig:
         counts = (
             self.windows, self.passes, self.val_windows, self.warmup_steps, self.plain_epochs, self.workers, self.loaders,
         )  # fmt: skip
+        require_within(self, seed=(0, MAX_SEED))
         checks = {
             "epochs and batch must be positive": min(self.epochs, self.batch) > 0,
             "learning_rate and clip must be positive": min(self.learning_rate, self.clip) > 0,
@@ -73,7 +74,6 @@ class ScheduleConfig:
             >= 0,
             "weight_decay must not be negative": self.weight_decay >= 0,
             "sparsity and rounding must not be negative": min(self.sparsity, self.rounding) >= 0,
-            f"seed must be 0 to {MAX_SEED}": 0 <= self.seed <= MAX_SEED,
             "ema must be at least 0 and below 1": 0 <= self.ema < 1,
         }
         require_all(checks, self)

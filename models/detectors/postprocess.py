@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evburst.data.boxes import Detections
-from evburst.data.errors import SettingValueError
+from evburst.data.errors import require_all, require_within
 from evburst.data.events import SensorSize
 
 MAX_CANDIDATES = 1000
@@ -51,12 +51,8 @@ class PostConfig:
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        if not 0 <= self.score <= 1:
-            raise SettingValueError(f"score must be 0 to 1, received {self.score}")
-        if not 0 <= self.nms_iou <= 1:
-            raise SettingValueError(f"nms_iou must be 0 to 1, received {self.nms_iou}")
-        if self.max_detections < 1:
-            raise SettingValueError(f"max_detections must be positive, received {self.max_detections}")
+        require_within(self, score=(0, 1), nms_iou=(0, 1))
+        require_all({"max_detections must be positive": self.max_detections > 0}, self)
 
 
 SCORED = PostConfig(score=0.001)

@@ -91,7 +91,7 @@ def _emit_group(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[n
 def _emit_avx2(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no-untyped-def]
     origin, offsets, (weights,), steps = reader
     shorts, ints, halves = ir.VectorType(emit.SHORT, 16), ir.VectorType(emit.INT, 8), range(2)
-    places = [emit.const(4 * LANES * i + 32 * half) for i in range(len(pitches)) for half in halves]
+    places = [4 * LANES * i + 32 * half for i in range(len(pitches)) for half in halves]
     sums = [[cgutils.alloca_once(builder, shorts) for _ in halves] for _ in pitches]
     ends = builder.gep(chunks, [builder.load(chunks)])
     chunk, position = (cgutils.alloca_once_value(builder, emit.const(0)) for _ in range(2))
@@ -123,10 +123,10 @@ def _emit_avx2(builder, reader, pitches, chunks, acc, fresh):  # type: ignore[no
     with builder.if_else(builder.and_(fresh, builder.icmp_signed("==", begin, emit.const(0)))) as (overwrites, adds):
         with overwrites:
             for value, place in zip(wide, places, strict=True):
-                emit.store(builder, value, acc, place)
+                emit.store(builder, value, acc, emit.const(place))
         with adds:
             for value, place in zip(wide, places, strict=True):
-                emit.store(builder, builder.add(emit.load(builder, acc, place, ints), value), acc, place)
+                emit.add_to_memory(builder, acc, place, value)
     builder.store(builder.add(number, emit.const(1)), chunk)
     builder.store(stop, position)
     builder.branch(head)

@@ -138,7 +138,7 @@ def bytes_of(builder: Any, parts: Any) -> Any:
         most = ir.Constant(parts[0].type, [255] * LANES)
         smaller = builder.icmp_unsigned("<", parts[0], most)
         return builder.trunc(builder.select(smaller, parts[0], most), ir.VectorType(BYTE, LANES))
-    shorts, quarters = ir.VectorType(SHORT, 2 * LANES // 2), ir.VectorType(INT, 8)
+    shorts, quarters = ir.VectorType(SHORT, LANES), ir.VectorType(INT, LANES // 2)
     narrow = call(builder, "llvm.x86.avx2.packssdw", shorts, *parts)  # of both halves of a register by themselves
     mixed = builder.bitcast(call(builder, "llvm.x86.avx2.packuswb", ir.VectorType(BYTE, 32), narrow, narrow), quarters)
     order = ir.Constant(ir.VectorType(INT, 4), [0, 4, 1, 5])
