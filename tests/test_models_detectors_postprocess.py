@@ -1,4 +1,4 @@
-"""Decoding and suppression against plain loops."""
+"""Decoding, suppression and voting against plain loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from evburst.data.boxes import iou_matrix
 from evburst.data.events import SensorSize
-from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode, non_maximum_suppression
+from evburst.models.detectors.postprocess import HeadSpec, PostConfig, decode, non_maximum_suppression, vote
 
 
 def suppress_reference(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, limit: float) -> list[int]:
@@ -27,6 +27,55 @@ def test_suppression_equals_the_loop(seed: int) -> None:
     boxes = np.concatenate([corner, corner + rng.uniform(5, 40, (60, 2))], 1).astype(np.float32)
     scores, labels = rng.permutation(60).astype(np.float32) / 60, rng.integers(0, 3, 60)
     assert non_maximum_suppression(boxes, scores, labels, 0.45).tolist() == suppress_reference(boxes, scores, labels, 0.45)
+
+
+def vote_reference(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, kept: np.ndarray, limit: float) -> np.ndarray:
+    """Weighted means of what overlaps each kept box, in loops."""
+    overlap, means = iou_matrix(boxes, boxes), []
+    for i in kept:
+        voters = [
+            j for j in range(len(boxes)) if labels[j] == labels[i] and overlap[i, j] >= limit and scores[j] >= scores[i] / 2
+        ]
+        means.append(sum(scores[j] * boxes[j].astype(float) for j in voters) / sum(scores[j] for j in voters))
+    return np.array(means)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_voting_equals_the_loop(seed: int, limit: float) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 20, (80, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(20, 40, (80, 2))], 1).astype(np.float32)
+    scores, labels = rng.permutation(np.arange(1, 81)).astype(np.float32) / 80, rng.integers(0, 2, 80)
+    kept = non_maximum_suppression(boxes, scores, labels, 0.45)
+    found, expected = vote(boxes, scores, labels, kept, limit), vote_reference(boxes, scores, labels, kept, limit)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert (limit > 0.6) or not np.allclose(found, boxes[kept], atol=0.5)
+
+
+def test_a_box_votes_for_itself_alone() -> None:
+    """Where nothing else scores half as much, is of its class or overlaps enough; scores of 0 included."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9], [30, 0, 40, 10], [0, 0, 10, 5]], np.float32)
+    scores, labels = np.array([0.8, 0.39, 0.8, 0, 0.8], np.float32), np.array([0, 0, 1, 0, 0])
+    kept = np.array([0, 3])
+    assert np.array_equal(vote(boxes, scores, labels, kept, 0.6), boxes[kept])
+    assert np.array_equal(vote(boxes, scores, labels, kept, 1), boxes[kept])
+    np.testing.assert_allclose(vote(boxes, scores, labels, kept, 0.5)[0], [0, 0, 10, 7.5])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_lowest_score_changes_no_box_above_it(seed: int) -> None:
+    """Candidates below the threshold vote, so that detect draws the boxes that evaluate scores."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = HeadSpec("yolo", (8,), 4, ("car", "pedestrian"))
+    maps = [3 * torch.randn(1, 16, 6, 8, generator=generator), torch.randn(1, 2, 6, 8, generator=generator)]
+    (few,), (many,) = (decode(maps, spec, PostConfig(score=score), SensorSize(64, 48), [0]) for score in (0.6, 0.001))
+    shown = many.scores >= 0.6
+    assert 2 < len(few) == shown.sum() < len(many)
+    np.testing.assert_allclose(few.boxes_xyxy, many.boxes_xyxy[shown], rtol=1e-5)
+    (alone,) = decode(maps, spec, PostConfig(score=0.6, vote_iou=1), SensorSize(64, 48), [0])
+    assert not np.allclose(few.boxes_xyxy, alone.boxes_xyxy)
 
 
 def test_no_boxes() -> None:

@@ -275,8 +275,8 @@ def test_the_integer_form_survives_the_weights_file(
     assert all(torch.equal(loaded.spiking.tensors[name], tensor) for name, tensor in spikes.tensors.items())
     path = tmp_path / "boxes.onnx"
     size = SensorSize(19, 11)
-    for score in (0.4, 0.99):
-        boxes = BoxOptions(size, PostConfig(score=score))
+    for score, vote_iou in ((0.4, 0.6), (0.4, 0.1), (0.4, 1), (0, 0), (0.99, 0.6)):
+        boxes = BoxOptions(size, PostConfig(score=score, vote_iou=vote_iou))
         write_onnx_snn(loaded, path, SnnOptions(size=(12, 20), boxes=boxes))
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         x = grid[:1].to(torch.uint8).numpy()
@@ -313,7 +313,7 @@ def test_boxes_of_default_boxes(names: tuple[str, str], grid: Tensor) -> None:
     graph = Graph(nodes, [*names], tensors)
     parameters = SpikingParameters(1, {}, dict(zip(names, (torch.zeros(8), torch.zeros(6)), strict=True)))
     head = HeadSpec("ssd", (1,), 0, ("a", "b"), (((3.0, 4.0), (6.0, 2.0)),))
-    size, post = SensorSize(20, 12), PostConfig(score=0.6, nms_iou=0.3)
+    size, post = SensorSize(20, 12), PostConfig(score=0.6, nms_iou=0.3, vote_iou=0.2)
     model = spiking_model(graph, parameters, 4, SnnOptions(size=(12, 20), boxes=BoxOptions(size, post)), head)
     maps, _ = SpikingNetwork(graph, parameters).run(grid[:1])
     expected = decode(maps, head, post, size, [0])[0]
@@ -352,7 +352,10 @@ def test_command_writes_it_with_boxes(tmp_path: Path, capsys: pytest.CaptureFixt
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()][:4] == ["boxes", "scores", "labels", "input.spikes"]
     stated = json.loads(session.get_modelmeta().custom_metadata_map["boxes"])
-    assert stated == {"sensor_size": [304, 240], "post": {"score": 0.3, "nms_iou": 0.45, "max_detections": 100}}
+    assert stated == {
+        "sensor_size": [304, 240],
+        "post": {"score": 0.3, "nms_iou": 0.45, "vote_iou": 0.6, "max_detections": 100},
+    }
     with pytest.raises(ModelError, match="size of the grids"):
         write_onnx_snn(Bundle.load("street"), path, SnnOptions(totals=True))
 

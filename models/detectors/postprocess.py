@@ -1,4 +1,4 @@
-"""From a head's raw maps to boxes: box decoding of each kind of head, and non-maximum suppression."""
+"""From a head's raw maps to boxes: box decoding of each kind of head, non-maximum suppression, and box voting."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evburst.data.boxes import Detections
+from evburst.data.boxes import Detections, iou_matrix
 from evburst.data.errors import require_all, require_within
 from evburst.data.events import SensorSize
 
 MAX_CANDIDATES = 1000
+VOTING_SHARE = 0.5
+"""A candidate has to score this share of the score of a box to vote on its coordinates."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,18 @@ class PostConfig:
     Attributes:
         score: lowest score kept, 0 to 1.
         nms_iou: a box that overlaps a better one of its class by more than this is dropped.
+        vote_iou: the coordinates of a box are the mean, weighted by score, of the candidates of its class that overlap it by at
+            least this and score at least half as much, dropped ones included; 1: its own alone.
         max_detections: most boxes per window.
     """
 
     score: float = 0.3
     nms_iou: float = 0.45
+    vote_iou: float = 0.6
     max_detections: int = 100
 
     def __post_init__(self) -> None:
-        require_within(self, score=(0, 1), nms_iou=(0, 1))
+        require_within(self, score=(0, 1), nms_iou=(0, 1), vote_iou=(0, 1))
         require_all({"max_detections must be positive": self.max_detections > 0}, self)
 
 
@@ -74,11 +79,11 @@ def decode(
         t_us: the instant of each of the N images.
     """
     candidates = {"yolo": _yolo_candidates, "ssd": _ssd_candidates}[spec.kind]
-    levels = len(spec.strides)
+    levels, least = len(spec.strides), VOTING_SHARE * config.score
     boxes, classes = maps[:levels], maps[levels:]
     found = []
     for index, t in enumerate(t_us):
-        parts = [candidates(boxes[k][index].float(), classes[k][index].float(), k, spec, config.score) for k in range(levels)]
+        parts = [candidates(boxes[k][index].float(), classes[k][index].float(), k, spec, least) for k in range(levels)]
         xyxy, scores, labels = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         found.append(_select(xyxy, scores, labels, config, sensor_size, t))
     return found
@@ -123,14 +128,42 @@ def _select(
     sensor_size: SensorSize,
     t_us: int,
 ) -> Detections:
-    """The best of the candidates that overlap no better one of their class, clipped to the sensor."""
+    """The best of the candidates that overlap no better one of their class, clipped to the sensor, after voting."""
     boxes = np.clip(boxes, 0, [*sensor_size, *sensor_size]).astype(np.float32)
     solid = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-    boxes, scores, labels = boxes[solid], scores[solid], labels[solid]
-    best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    kept = best[non_maximum_suppression(boxes[best], scores[best], labels[best], config.nms_iou)]
-    kept = kept[: config.max_detections]
-    return Detections(boxes[kept], scores[kept], labels[kept], t_us)
+    best = np.flatnonzero(solid)[np.argsort(-scores[solid], kind="stable")[:MAX_CANDIDATES]]
+    boxes, scores, labels = boxes[best], scores[best], labels[best]
+    n = np.count_nonzero(scores >= np.float32(config.score))
+    kept = non_maximum_suppression(boxes[:n], scores[:n], labels[:n], config.nms_iou)[: config.max_detections]
+    return Detections(vote(boxes, scores, labels, kept, config.vote_iou), scores[kept], labels[kept], t_us)
+
+
+def vote(
+    boxes_xyxy: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    iou: float,
+) -> NDArray[np.float32]:
+    """Return the coordinates of kept boxes after box voting (Gidaris and Komodakis, ICCV 2015, section 4).
+
+    Neighbouring cells see an object with rounding errors of their own, which the mean lessens.
+
+    Args:
+        boxes_xyxy, scores, labels: `(n, 4)`, `(n,)` and `(n,)` of all candidates.
+        kept: `(k,)` indices of the boxes that remain.
+        iou: see `PostConfig.vote_iou`.
+
+    Returns:
+        `(k, 4)` float32.
+    """
+    if iou == 1:
+        return boxes_xyxy[kept]
+    near = iou_matrix(boxes_xyxy[kept], boxes_xyxy) >= np.float32(iou)
+    voters = near & (labels[kept, None] == labels) & (scores >= np.float32(VOTING_SHARE) * scores[kept, None])
+    weights = np.where(voters, np.maximum(scores, np.finfo(np.float32).tiny), np.float32(0))
+    means: NDArray[np.float32] = (weights @ boxes_xyxy) / weights.sum(1, keepdims=True)
+    return means
 
 
 def non_maximum_suppression(

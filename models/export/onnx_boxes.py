@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evburst.data.classification import CLASSIFICATION, DETECTION
 from evburst.data.events import SensorSize
-from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, HeadSpec, PostConfig
+from evburst.models.detectors.postprocess import SSD_GAINS, SSD_LARGEST, VOTING_SHARE, HeadSpec, PostConfig
 from evburst.models.export.onnx_graph import OnnxGraph
 
 DECODED = {DETECTION: ("boxes", "scores", "labels"), CLASSIFICATION: ("scores", "label")}
@@ -139,11 +139,16 @@ def _ssd_level(onnx: OnnxGraph, boxes: str, classes: str, level: int, head: Head
     return flat, onnx.emit("Reshape", [by_class, shape], f"{name}.scores")
 
 
+def _corners(onnx: OnnxGraph, boxes: str, name: str) -> tuple[str, str]:
+    """x0 y0 and x1 y1 of boxes `(a, b, 4)`, `(a, b, 2)` each."""
+    axis, ends = _constant(onnx, "axis2", 2), [_constant(onnx, f"two{i}", 2 * i) for i in range(3)]
+    low = onnx.emit("Slice", [boxes, ends[0], ends[1], axis], f"{name}.low")
+    return low, onnx.emit("Slice", [boxes, ends[1], ends[2], axis], f"{name}.high")
+
+
 def _has_area(onnx: OnnxGraph, boxes: str) -> str:
     """1 for boxes with an area, 0 for others, `(1, 1, n)`."""
-    axis, ends = _constant(onnx, "axis2", 2), [_constant(onnx, f"two{i}", 2 * i) for i in range(3)]
-    low = onnx.emit("Slice", [boxes, ends[0], ends[1], axis], "decode.low")
-    high = onnx.emit("Slice", [boxes, ends[1], ends[2], axis], "decode.high")
+    low, high = _corners(onnx, boxes, "decode.solid")
     positive = onnx.emit("Greater", [high, low], "decode.positive")
     both = onnx.emit("ReduceMin", [onnx.cast(positive, "decode.ones", "FLOAT")], "decode.both", axes=[2], keepdims=1)
     return onnx.emit("Transpose", [both], "decode.solid", perm=[0, 2, 1])
@@ -165,11 +170,46 @@ def _select(onnx: OnnxGraph, boxes: str, scores: str, post: PostConfig) -> None:
     last = _constant(onnx, "last", -1)
     flat = onnx.emit("Reshape", [index, last], "decode.index")
     plain = onnx.emit("Reshape", [boxes, _constant(onnx, "rows4", -1, 4)], "decode.plain")
-    onnx.emit("Gather", [plain, flat], "boxes", axis=0)
+    onnx.emit("Gather", [plain, flat], "boxes" if post.vote_iou == 1 else "decode.chosen", axis=0)
     onnx.emit("Reshape", [labels, last], "labels")
     onnx.emit("GatherND", [scores, rows], "scores")
+    if post.vote_iou < 1:
+        _vote(onnx, "decode.chosen", boxes, scores, post.vote_iou)
     for name, kind, shape in (("boxes", "FLOAT", [None, 4]), ("scores", "FLOAT", [None]), ("labels", "INT64", [None])):
         onnx.output(name, kind, shape)
+
+
+def _vote(onnx: OnnxGraph, chosen: str, boxes: str, scores: str, iou: float) -> None:
+    """Add the output `boxes` from those of `chosen` `(k, 4)`, whose scores and labels are outputs already: see `vote`."""
+    zero, column = onnx.constant("decode.least", np.float32(0)), _constant(onnx, "column", -1, 1)
+    near = onnx.emit(
+        "GreaterOrEqual", [_overlaps(onnx, chosen, boxes), onnx.constant("vote.iou", np.float32(iou))], "vote.near"
+    )
+    of_class = onnx.emit("Gather", [scores, "labels"], "vote.scores", axis=1)  # (1, k, n)
+    share = onnx.constant("vote.share", np.float32(VOTING_SHARE))
+    least = onnx.emit("Mul", [onnx.emit("Reshape", ["scores", column], "vote.own_score"), share], "vote.least")
+    voters = onnx.emit("And", [near, onnx.emit("GreaterOrEqual", [of_class, least], "vote.sure")], "vote.voters")
+    tiny = onnx.constant("vote.tiny", np.finfo(np.float32).tiny)
+    weights = onnx.emit("Where", [voters, onnx.emit("Max", [of_class, tiny], "vote.raised"), zero], "vote.weights")
+    total = onnx.emit("ReduceSum", [weights, _constant(onnx, "axis2", 2)], "vote.total", keepdims=1)
+    mean = onnx.emit("Div", [onnx.emit("MatMul", [weights, boxes], "vote.weighted"), total], "vote.mean")
+    onnx.emit("Reshape", [mean, _constant(onnx, "rows4", -1, 4)], "boxes")
+
+
+def _overlaps(onnx: OnnxGraph, first: str, second: str) -> str:
+    """Intersection over union of `(k, 4)` and `(1, n, 4)` boxes, `(k, n)`."""
+    column = onnx.emit("Unsqueeze", [first, _constant(onnx, "axis1", 1)], "iou.column")  # (k, 1, 4)
+    (low_a, high_a), (low_b, high_b) = _corners(onnx, column, "iou.first"), _corners(onnx, second, "iou.second")
+    low, high = onnx.emit("Max", [low_a, low_b], "iou.low"), onnx.emit("Min", [high_a, high_b], "iou.high")
+    zero = onnx.constant("decode.least", np.float32(0))
+    inside = onnx.emit("Max", [onnx.emit("Sub", [high, low], "iou.span"), zero], "iou.inside")
+    shared = onnx.emit("ReduceProd", [inside], "iou.shared", axes=[2], keepdims=0)
+    areas = [
+        onnx.emit("ReduceProd", [onnx.emit("Sub", [ends, starts], f"iou.sides{i}")], f"iou.area{i}", axes=[2], keepdims=0)
+        for i, (starts, ends) in enumerate(((low_a, high_a), (low_b, high_b)))
+    ]
+    union = onnx.emit("Sub", [onnx.emit("Add", areas, "iou.sum"), shared], "iou.union")
+    return onnx.emit("Div", [shared, union], "iou")
 
 
 def _best(onnx: OnnxGraph, scores: str, kept: str, max_detections: int) -> str:
