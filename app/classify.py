@@ -122,7 +122,7 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
 
 def open_recording(path: Path, config: RunConfig, bundle: Bundle) -> EventStream:
     """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
-    given = SensorSize.parse(config.sensor_size) if config.sensor_size else None
+    given = SensorSize.of_setting(config.sensor_size)
     stream = open_sized(path, given, bundle.sensor_size, config.format, options=config.reading)
     if not given:
         warn_of_other_sensor(path, stream.sensor_size, bundle)

@@ -190,7 +190,7 @@ def detect_file(
     """
     started = time.perf_counter()
     path, c = Path(events), config or DetectConfig()
-    size = SensorSize.parse(c.sensor_size) if c.sensor_size else None
+    size = SensorSize.of_setting(c.sensor_size)
     recording = open_events(path, size, c.format, options=c.reading)
     stream, start_us = FilteredStream(recording, c.filters), start_time(recording, c.start_s)
     bundle = bundle or load_weights(c)

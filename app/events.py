@@ -110,7 +110,7 @@ def _recording(text: str) -> Path:
 
 def _open(args: argparse.Namespace, path: Path, size: SensorSize | None = None) -> EventStream:
     """Open a recording; `size` precedes that of the flags."""
-    stated = SensorSize.parse(args.sensor_size) if args.sensor_size else None
+    stated = SensorSize.of_setting(args.sensor_size)
     options = ReadOptions(args.time_unit, args.columns, args.allow_external)
     return open_events(path, size or stated, args.format, options=options)
 

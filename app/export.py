@@ -90,7 +90,7 @@ def _export(args: argparse.Namespace) -> str:
     if args.onnx:
         write_onnx(bundle, args.onnx)
         return f"written {args.onnx}: {len(bundle.graph.nodes)} nodes, outputs {', '.join(bundle.graph.outputs)}"
-    sensor = SensorSize.parse(args.sensor_size) if args.sensor_size else bundle.sensor_size or _SENSOR
+    sensor = SensorSize.of_setting(args.sensor_size) or bundle.sensor_size or _SENSOR
     resolve_timesteps(bundle, False, None)
     return _write_snn(args, bundle, sensor) if args.onnx_snn else _write_nir(args, bundle, sensor)
 

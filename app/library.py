@@ -67,7 +67,7 @@ class _Network:
     def __init__(self, config: RunConfig, maps: bool) -> None:
         refuse_ignored(config)
         self.config = config
-        self._size = SensorSize.parse(config.sensor_size) if config.sensor_size else None
+        self._size = SensorSize.of_setting(config.sensor_size)
         self._bundle = load_weights(config)
         self.classes = self._bundle.head.classes
         check_machine(check_network(self._bundle, config), config)

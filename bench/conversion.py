@@ -39,12 +39,14 @@ from evburst.data.representations.voxel_grid import voxel_batch
 from evburst.eval.energy import COST_TABLES, HEADLINE, share_of_dense
 from evburst.eval.report.tables import Table
 from evburst.models.bundle import Bundle
-from evburst.models.detectors.postprocess import SCORED
+from evburst.models.detectors.postprocess import SCORED, PostConfig
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.cost import dense_macs, fan_out_maps
 from evburst.models.tasks import Prediction, task_of
 
 BATCH = 4
+POST = PostConfig(score=SCORED.score, vote_iou=1)
+"""Boxes keep the coordinates of their own cell, because voting would hide errors of a conversion."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def relus(graph: Graph) -> set[str]:
 def decoded(setting: Setting, outputs: list[Tensor], n: int) -> list[Prediction]:
     """Boxes or classes of n windows."""
     head = setting.bundle.head
-    return list(task_of(head).decode(list(outputs), head, SCORED, setting.size, [0] * n))
+    return list(task_of(head).decode(list(outputs), head, POST, setting.size, [0] * n))
 
 
 def scored(setting: Setting, found: list[Prediction]) -> tuple[float, float]:

@@ -40,6 +40,7 @@ from bench import (  # noqa: E402
     spikes,
     tracks,
     tradeoff,
+    voting,
 )
 from bench.network_tables import (  # noqa: E402
     CLASSIFIERS,
@@ -104,6 +105,7 @@ TABLES = (
     DocTable("other_networks", "docs/results.md", "By network", network_tables.other_networks),
     DocTable("ap", "docs/results.md", "Average precision", partial(evaluation, DETECTORS, "Average precision")),
     DocTable("ap_by_iou", "docs/results.md", "AP by IoU", partial(evaluation, DETECTORS, "AP by IoU")),
+    DocTable("voting", "docs/results.md", "Box voting", lambda: voting.table(read("voting"))),
     DocTable("energy", "docs/results.md", "Energy per window", partial(evaluation, DETECTORS, "Energy per window")),
     DocTable("multipliers", "docs/results.md", "Energy per window", network_tables.multipliers, 1),
     DocTable(

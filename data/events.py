@@ -87,6 +87,11 @@ class SensorSize(NamedTuple):
             )
         return size
 
+    @classmethod
+    def of_setting(cls, text: str | None) -> SensorSize | None:
+        """Read the size that a setting states; None if it is empty."""
+        return cls.parse(text) if text else None
+
 
 def check_sensor_size(what: str, size: SensorSize, inside: int, outside: int, noun: str = "events") -> None:
     """Raise SensorSizeError if more than OUTSIDE_LIMIT of the events (or labels) of `what` lie outside the sensor."""

@@ -90,7 +90,7 @@ def score_files(predictions: Sequence[Path], labels: Sequence[Path], config: Sco
         RecordingBoxes(load_prophesee_boxes(label_file), load_prophesee_boxes(prediction_file, predictions=True))
         for prediction_file, label_file in pairs
     ]
-    size = SensorSize.parse(config.sensor_size) if config.sensor_size else _stated_size([label_file for _, label_file in pairs])
+    size = SensorSize.of_setting(config.sensor_size) or _stated_size([label_file for _, label_file in pairs])
     _check_sensor(recordings, size)
     _check_clock(recordings, protocol)
     n_other_classes = sum(

@@ -130,7 +130,7 @@ class ConversionData:
         shutil.rmtree(self._own, ignore_errors=True)
 
     def _unlabelled_windows(self, split: str, n: int) -> Dataset:
-        size = SensorSize.parse(self._config.sensor_size) if self._config.sensor_size else None
+        size = SensorSize.of_setting(self._config.sensor_size)
         options = self._config.reading if self._config.reading != DEFAULT_OPTIONS else self._settings.data.reading
         reading = Reading(self._settings.voxel.window_us, size, cache=Path(self._config.cache), options=options)
         spec = DatasetSpec(UNLABELLED, self._head.classes, size or SensorSize(1, 1), "", {})

@@ -127,7 +127,7 @@ def open_source(request: LiveRequest, config: LiveConfig) -> LiveSource:
     """Return the requested source after opening and closing it once, so that errors are reported at the start."""
     kind, value = request.source
     bundle = load_weights(config.detect)
-    size = SensorSize.parse(config.detect.sensor_size) if config.detect.sensor_size else None
+    size = SensorSize.of_setting(config.detect.sensor_size)
     window_us = round(1000 * (config.detect.window_ms or bundle.voxel.window_ms))
     loop = request.serve is not None or request.window
     source: LiveSource

@@ -208,4 +208,4 @@ def _recorded(config: DatasetConfig, request: Request) -> Dataset:
 
 
 def _sensor_size(config: DatasetConfig) -> SensorSize | None:
-    return SensorSize.parse(config.sensor_size) if config.sensor_size else None
+    return SensorSize.of_setting(config.sensor_size)
