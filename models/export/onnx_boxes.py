@@ -188,7 +188,7 @@ def _vote(onnx: OnnxGraph, chosen: str, boxes: str, scores: str, iou: float) -> 
     of_class = onnx.emit("Gather", [scores, "labels"], "vote.scores", axis=1)  # (1, k, n)
     share = onnx.constant("vote.share", np.float32(VOTING_SHARE))
     least = onnx.emit("Mul", [onnx.emit("Reshape", ["scores", column], "vote.own_score"), share], "vote.least")
-    voters = onnx.emit("And", [near, onnx.emit("GreaterOrEqual", [of_class, least], "vote.sure")], "vote.voters")
+    voters = onnx.emit("And", [near, onnx.emit("GreaterOrEqual", [of_class, least], "vote.backed")], "vote.voters")
     tiny = onnx.constant("vote.tiny", np.finfo(np.float32).tiny)
     weights = onnx.emit("Where", [voters, onnx.emit("Max", [of_class, tiny], "vote.raised"), zero], "vote.weights")
     total = onnx.emit("ReduceSum", [weights, _constant(onnx, "axis2", 2)], "vote.total", keepdims=1)
