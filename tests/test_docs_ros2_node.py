@@ -19,6 +19,7 @@ from evburst.data.events import EventArray
 CD = np.dtype({"names": ["x", "y", "p", "t"], "formats": ["<u2", "<u2", "i1", "<i4"], "offsets": [0, 2, 4, 8], "itemsize": 12})
 """Events as event_camera_py returns them."""
 STAMP_US = 1_700_000_000_000_000
+EXAMPLE = str(ROOT / "docs" / "examples" / "ros2_node.py")
 
 
 class Message:
@@ -62,10 +63,25 @@ class Decoder:
         return self._events
 
 
+class Context:
+    """Stands for rclpy's context, which SIGINT and SIGTERM end."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def ok(self) -> bool:
+        return not self.ended
+
+
+class ExternalShutdownException(Exception):  # noqa: N818 rclpy's name
+    """Raised by rclpy's spin after SIGTERM."""
+
+
 class Node:
     """Stands for rclpy's node: keeps what is published, and lets the test call the callbacks."""
 
     def __init__(self, name: str) -> None:
+        self.context = Context()
         self.callbacks: dict[str, Callable[[Any], None]] = {}
         self.published: list[Any] = []
         self.errors: list[str] = []
@@ -75,7 +91,12 @@ class Node:
 
     def create_publisher(self, kind: type, topic: str, depth: int) -> Any:
         assert (kind, topic) == (Detection2DArray, "detections")
-        return SimpleNamespace(publish=self.published.append)
+        return SimpleNamespace(publish=self._publish)
+
+    def _publish(self, sent: Any) -> None:
+        if self.context.ended:
+            raise RuntimeError("Failed to publish: publisher's context is invalid")  # rclpy's RCLError
+        self.published.append(sent)
 
     def create_subscription(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
         self.callbacks[topic] = callback
@@ -85,10 +106,11 @@ class Node:
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The example's node."""
+def rclpy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Stands for ROS's packages; returns that of rclpy."""
     modules: dict[str, dict[str, Any]] = {
-        "rclpy": {},
+        "rclpy": {"init": lambda: None, "try_shutdown": lambda: None},
+        "rclpy.executors": {"ExternalShutdownException": ExternalShutdownException},
         "rclpy.node": {"Node": Node},
         "rclpy.qos": {"qos_profile_sensor_data": object()},
         "builtin_interfaces": {},
@@ -108,7 +130,13 @@ def node(monkeypatch: pytest.MonkeyPatch) -> Any:
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.syspath_prepend(ROOT / "docs" / "examples")
-    return runpy.run_path(str(ROOT / "docs" / "examples" / "ros2_node.py"))["DetectionNode"]()
+    return sys.modules["rclpy"]
+
+
+@pytest.fixture
+def node(rclpy: ModuleType) -> Any:
+    """The example's node."""
+    return runpy.run_path(EXAMPLE)["DetectionNode"]()
 
 
 def events_of(seconds: float) -> EventArray:
@@ -178,3 +206,21 @@ def test_arrays_of_dvs_msgs_are_taken_too(node: Any) -> None:
     assert len(results) == len(node.published) == 3
     assert [len(one.detections) for one in results] == [len(sent.detections) for sent in node.published]
     assert node.published[0].header.stamp.sec == results[0].t1_us // 1_000_000
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ExternalShutdownException])
+def test_signals_end_the_node_without_an_error(rclpy: ModuleType, raised: type[BaseException]) -> None:
+    """At both, rclpy has ended the context, so that nothing can be published any more, and then raises in `spin`."""
+    nodes = []
+
+    def spin(node: Any) -> None:
+        nodes.append(node)
+        array = events_of(0.12)
+        node.callbacks["events"](packet(array.events, array.sensor_size, 0, int(array.events["t"][0])))
+        node.context.ended = True
+        raise raised
+
+    rclpy.spin = spin  # type: ignore[attr-defined]
+    runpy.run_path(EXAMPLE, run_name="__main__")
+    assert not nodes[0]._thread.is_alive()
+    assert nodes[0].errors == []

@@ -19,6 +19,7 @@ from arrivals import Arrivals
 from builtin_interfaces.msg import Time
 from event_camera_msgs.msg import EventPacket
 from event_camera_py import Decoder
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -78,6 +79,8 @@ class DetectionNode(Node):
     def _detect(self) -> None:
         try:
             for result in self._detector.stream(self._arrivals):
+                if not self.context.ok():  # after SIGINT or SIGTERM, rclpy publishes nothing
+                    break
                 self._publisher.publish(self._message(result))
         except EvburstError as error:
             self.get_logger().error(str(error))
@@ -99,7 +102,7 @@ class DetectionNode(Node):
         return message
 
     def close(self) -> None:
-        """Detect in the last window, then end."""
+        """End the thread; the last window is published if ROS still runs."""
         if self._arrivals is not None and self._thread is not None:
             self._arrivals.close()
             self._thread.join()
@@ -114,7 +117,7 @@ if __name__ == "__main__":
     node = DetectionNode()
     try:
         rclpy.spin(node)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):  # SIGINT, SIGTERM
         pass
     finally:
         node.close()
