@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.request import ProxyHandler, build_opener
 
 import cv2
 import numpy as np
@@ -277,6 +280,36 @@ def test_a_page_with_an_old_token_says_that_its_address_is_out_of_date(browser: 
     assert text(browser, "status") == "not connected"
     browser.get(address)
     stop(server, pipeline)
+    browser.get_log("browser")  # attempts to connect
+
+
+def test_a_page_whose_websocket_is_refused_says_so(browser: Any, server: PageServer) -> None:
+    """As by a reverse proxy that passes none on: the page comes from a server that answers, and must not say the opposite."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_socket = "Upgrade" in self.headers
+            self.send_response(404 if is_socket else 200)
+            self.end_headers()
+            if self.command == "GET" and not is_socket:
+                self.wfile.write(build_opener(ProxyHandler({})).open(server.url).read())
+
+        do_HEAD = do_GET  # noqa: N815 http.server's name
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    address, proxy = browser.current_url, ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = Thread(target=proxy.serve_forever)
+    thread.start()
+    browser.get(f"http://127.0.0.1:{proxy.server_port}/")
+    wait_until(lambda: text(browser, "curtain").startswith("The server answers, but the page's WebSocket is refused"))
+    assert text(browser, "status") == "not connected"
+    proxy.shutdown()
+    proxy.server_close()
+    thread.join()
+    wait_until(lambda: "does not answer" in text(browser, "curtain"))
+    browser.get(address)
     browser.get_log("browser")  # attempts to connect
 
 

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -734,6 +735,11 @@ def test_behind_a_reverse_proxy_the_page_works() -> None:
             status, body, _ = get_from(base + path, Host="lab.example", Origin="https://lab.example")
             assert (status, b'data-root="/lab/evburst"' in body) == (200, True)
         assert get_from(base + "/lab/evburst/recording.dat", Host="lab.example")[0] == 404
+        client = HTTPConnection(base.removeprefix("http://"), timeout=20)
+        client.request("GET", "/lab/evburst?a=%20b", headers={"Host": "lab.example"})
+        response = client.getresponse()  # without scheme and host: the proxy may encrypt, and have another port
+        assert (response.status, response.headers["Location"]) == (307, "/lab/evburst/?a=%20b")
+        client.close()
         assert get_from(base + "/", Host="other.example")[0] == 400
         for path in ("/lab/evburst/live", "/live"):
             with connect(base.replace("http", "ws") + path, proxy=None, origin="https://lab.example") as client:  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -186,8 +186,13 @@ def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None)
         # uvicorn's root_path assumes that the proxy strips the prefix; here both kinds of proxy must work, also if the prefix
         # is the path of something that is served.
         path = scope["path"]
-        is_in_folder = path.startswith(f"{root}/") or (path == root and path != _SERVED.get(scope["type"]))
-        await application({**scope, "root_path": root if is_in_folder else ""}, receive, send)
+        if path == root and scope["type"] == "http" and path != _SERVED["http"]:
+            # Without scheme and host, of which the proxy may have replaced both.
+            query = scope["query_string"].decode("latin-1")
+            folder = RedirectResponse(site.root_path.rstrip("/") + "/" + (f"?{query}" if query else ""))
+            await folder(scope, receive, send)
+            return
+        await application({**scope, "root_path": root if path.startswith(f"{root}/") else ""}, receive, send)
 
     guard: ASGIApp = Guard(in_folder, site.allow_hosts, token)
     if loopback or site.allow_hosts:
@@ -199,7 +204,7 @@ def guarded(application: ASGIApp, site: Site, loopback: bool, token: str | None)
 
 
 def _application(broadcaster: Broadcaster, commands: Commands, root_path: str) -> FastAPI:
-    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     markup, policy = page(root_path.rstrip("/")), content_security_policy()
     headers = {
         "Content-Security-Policy": policy,

@@ -1,7 +1,7 @@
 "use strict";
 const RETRY_MS = 1000;
 const TOKEN = new URLSearchParams(location.search).get("token");
-let socket = null, lostAt = 0, expired = ""; // expired: that the server does not accept this page's token; empty if it does
+let socket = null, lostAt = 0, cause = ""; // cause: why there is no connection to a server that answers; else empty
 
 function send(command) {
   if (socket && socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(command));
@@ -9,11 +9,12 @@ function send(command) {
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  let refusal = "";
+  let refusal = "", opened = false;
   socket = new WebSocket(`${scheme}//${location.host}${ROOT}live${location.search}`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
-    expired = "";
+    opened = true;
+    cause = "";
     send({ inset, paused: pausedAt > 0 });
   };
   socket.onmessage = (event) => {
@@ -25,8 +26,8 @@ function connect() {
   socket.onclose = () => {
     stopCamera(false);
     if (!lostAt) lostAt = Date.now();
-    showLost(refusal || expired);
-    if (TOKEN && !refusal) checkToken();
+    showLost(refusal || cause);
+    if (!opened) findCause();
     setTimeout(connect, RETRY_MS);
   };
 }
@@ -37,11 +38,13 @@ function showLost(reason) {
   showCurtain(`${reason || "The server does not answer."}${age}`, "offline");
 }
 
-async function checkToken() { // a browser does not say why a socket was refused, but it says so of a page
-  let status = 0;
+async function findCause() { // a browser does not say why a socket was refused, but it says so of a page
+  let answer = {};
   try {
-    ({ status } = await fetch(location.href, { method: "HEAD", cache: "no-store" }));
+    answer = await fetch(location.href, { method: "HEAD", cache: "no-store" });
   } catch { /* the server does not answer */ }
-  expired = status === 403 ? "The address of this page is out of date, because the server was restarted. Open the address that it printed." : "";
-  if (lostAt) showLost(expired);
+  cause = "";
+  if (TOKEN && answer.status === 403) cause = "The address of this page is out of date, because the server was restarted. Open the address that it printed.";
+  if (answer.ok) cause = "The server answers, but the page's WebSocket is refused: a reverse proxy must pass it on, and evburst live must allow the page's host name with --allow-host.";
+  if (lostAt) showLost(cause);
 }
