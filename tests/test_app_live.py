@@ -25,6 +25,7 @@ import pytest
 
 from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, WindowResult
+from evburst.app.live import desktop
 from evburst.app.live import pipeline as pipeline_module
 from evburst.app.live.builder import Builder
 from evburst.app.live.cli import live_main
@@ -758,10 +759,30 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "--serve" in err
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Only there is a display named by a variable")
+@pytest.mark.parametrize("opening", [None, "raise SystemExit(1)", "import time; time.sleep(60)"], ids=["none", "ends", "hangs"])
+def test_a_window_needs_a_display_that_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], opening: str | None
+) -> None:
+    """Qt and GTK end the process that tries to open a window on another one."""
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("DISPLAY", ":4077")
+    if opening:  # private: what a display does that was lost
+        monkeypatch.setattr(desktop, "_OPEN_WINDOW", opening)
+        monkeypatch.setattr(desktop, "_OPEN_WINDOW_S", 1.0)
+    code, _, err = live(capsys, "--camera", "fake", "--sensor-size", "64x48", "--ann", "--window")
+    assert code == 1
+    # OpenCV's headless build opens no windows anywhere.
+    assert "no window can be opened on the display :4077" in err or (
+        opening is None and "needs OpenCV with window support" in err
+    )
+    assert "--serve" in err
+
+
 def window_functions(monkeypatch: pytest.MonkeyPatch, keys: list[int]) -> list[np.ndarray]:
     """Replace OpenCV's window functions: keys come from a list, pictures go to the list that is returned."""
     shown: list[np.ndarray] = []
-    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(desktop, "_check_display", lambda: None)  # private: asks the real OpenCV
     for name, fake in {
         "namedWindow": lambda *_: None,
         "imshow": lambda _, picture: shown.append(picture),

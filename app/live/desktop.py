@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 import time
 from threading import Lock
@@ -29,6 +30,9 @@ _SEEK_S = 5.0
 _ARROWS = {0xFF51: -_SEEK_S, 0xFF53: _SEEK_S, 0xF702: -_SEEK_S, 0xF703: _SEEK_S, 0x250000: -_SEEK_S, 0x270000: _SEEK_S}
 """Seconds to seek by OpenCV's codes of the left and the right arrow: on X11, macOS and Windows."""
 
+_OPEN_WINDOW = "import cv2\ntry: cv2.namedWindow('evburst')\nexcept cv2.error: pass"
+_OPEN_WINDOW_S = 30.0
+
 
 class LiveWindow:
     """A viewer with a desktop window. Call `turn` on the main thread, as OpenCV requires.
@@ -40,12 +44,12 @@ class LiveWindow:
         paused: while set, the picture stands still; see Viewer.
 
     Raises:
-        ConfigError: there is no display, or OpenCV was built without window support.
+        ConfigError: there is no display, it cannot be used, or OpenCV was built without window support.
     """
 
     def __init__(self, pipeline: LivePipeline) -> None:
-        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise ConfigError("--window: there is no display here (DISPLAY is not set); use --serve and a browser instead")
+        if sys.platform.startswith("linux"):
+            _check_display()
         self._pipeline = pipeline
         self._renderer = Renderer(pipeline.source.sensor_size, pipeline.network.classes, pipeline.network.name)
         self._lock = Lock()
@@ -118,3 +122,19 @@ class LiveWindow:
     def close(self) -> None:
         """Close the window."""
         cv2.destroyAllWindows()
+
+
+def _check_display() -> None:
+    """Open a window in another process: where a display cannot be used, Qt, which OpenCV opens windows with, aborts."""
+    display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if not display:
+        raise ConfigError("--window: there is no display here (DISPLAY is not set); use --serve and a browser instead")
+    try:
+        code = subprocess.run([sys.executable, "-c", _OPEN_WINDOW], capture_output=True, timeout=_OPEN_WINDOW_S).returncode
+    except subprocess.TimeoutExpired:
+        code = 1
+    if code:
+        raise ConfigError(
+            f"--window: no window can be opened on the display {display}, which does not answer or may not be used by this "
+            "user; use --serve and a browser instead"
+        )
