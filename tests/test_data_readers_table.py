@@ -120,7 +120,12 @@ def test_the_size_is_asked_for_with_a_suggestion(tmp_path: Path, name: str) -> N
         (np.array(5), "int64 (); expected fields"),
         (np.zeros(3, [("t", "<i8"), ("x", "<u2")]), "no column y, p; found t, x"),
         (PLAIN[:, [1, 2, 0, 3]] * [1, 1, 1, 2], "polarity 2 at index 0 of these; expected 0 and 1, or -1 and 1"),
-        (PLAIN + np.array([2**62, 0, 0, 0]), "µs: is t the first column?"),
+        (PLAIN + np.array([2**62, 0, 0, 0]), "µs: too late for a recording; name the columns (--columns) if another one is t"),
+        (np.array([[np.nan, 1, 2, 1], [5, 1, 2, 0]]), "a time is not a number (nan)"),
+        (
+            np.array([(1.0, 1, 2, 1), (np.inf, 1, 2, 0)], [("t", "<f8"), ("x", "u1"), ("y", "u1"), ("p", "u1")]),
+            "from 1.0 to inf µs",
+        ),
         (
             np.zeros(3, [("t", "<i8", (2,)), ("x", "u1"), ("y", "u1"), ("p", "u1")]),
             "t is (3, 2), expected one number per event",

@@ -196,7 +196,12 @@ def to_microseconds(t: NDArray[Any], unit: Unit, place: str) -> NDArray[Any]:
                 f"{place}: a time of {low} {symbol}: negative; add an offset to all times, or name the columns (--columns) if "
                 "another one is t"
             )
-        raise EventFileError(f"{place}: times from {low} to {high} {symbol}: is t the first column? expected t x y p")
+        if np.isnan(high):
+            raise EventFileError(f"{place}: a time is not a number (nan); leave such events out")
+        raise EventFileError(
+            f"{place}: times from {low} to {high} {symbol}: too late for a recording; name the columns (--columns) if another "
+            "one is t"
+        )
     if t.dtype.kind == "f":
         if unit == Unit("us", stated=False) and (np.rint(t) != t).any():
             raise EventFileError(f"{place}: times have fractions, unlike the preceding ones; {_ASK_UNIT.format(unit='µs')}")
