@@ -347,6 +347,25 @@ def test_events_that_arrive_are_detected_in_as_those_of_a_recording() -> None:
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_the_page_in_the_browser_says_that_its_runtime_is_missing(tmp_path: Path) -> None:
+    """A module that is missing must not end the page's script before it can say so."""
+    for name in ("detect.js", "events.js"):
+        shutil.copy(ROOT / "docs" / "examples" / "browser" / name, tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    script = """
+        const status = { getContext: () => ({}) };
+        globalThis.document = { getElementById: () => status, createElement: () => ({}) };
+        globalThis.OffscreenCanvas = class { getContext() { return {}; } };
+        await import("./detect.js");
+        setTimeout(() => console.log(status.textContent), 200);"""
+    (tmp_path / "run.js").write_text(script)
+    node = [shutil.which("node") or "node", str(tmp_path / "run.js")]
+    said = subprocess.run(node, check=True, capture_output=True, text=True).stdout
+    assert said.startswith("The network cannot be loaded: ")
+    assert "onnxruntime-web installed?" in said
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_the_page_in_the_browser_counts_the_events_of_the_simulator(tmp_path: Path) -> None:
     """Three windows of 50 ms from pictures 30 ms apart; after a jump back, the page begins anew."""
     rng = np.random.default_rng(0)

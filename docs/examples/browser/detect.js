@@ -1,9 +1,9 @@
 // Finds objects in a camera's or a video's pictures, in the browser alone: events.js makes the events, and the exported
 // spiking network, with boxes, runs in onnxruntime-web. See "In the browser" in docs/export.md.
 
-import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 import { EventCounter } from "./events.js";
 
+const RUNTIME = "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 const MODEL = "street_boxes.onnx"; // evburst export --weights street --onnx-snn street_boxes.onnx --with-boxes --sensor-size 320x240
 const WIDTH = 320, HEIGHT = 240, WINDOW_MS = 50; // as exported; as the network was trained
 const CLASSES = ["car", "pedestrian"], COLOURS = ["#ffb000", "#4fc3f7"];
@@ -13,13 +13,14 @@ const element = (id) => document.getElementById(id);
 const canvas = element("picture"), drawing = canvas.getContext("2d"), video = document.createElement("video");
 const small = new OffscreenCanvas(WIDTH, HEIGHT).getContext("2d", { willReadFrequently: true });
 const shown = new OffscreenCanvas(WIDTH, HEIGHT), shownContext = shown.getContext("2d");
-let session = null, shape = null, counter = null, waiting = null, busy = false, windows = 0, skipped = 0, source = 0;
+let ort = null, session = null, shape = null, counter = null, waiting = null, busy = false, windows = 0, skipped = 0, source = 0;
 
 function say(text) {
   element("status").textContent = text;
 }
 
 async function load() {
+  ort = await import(RUNTIME); // here, so that a page without it says so
   ort.env.wasm.proxy = true; // the network runs in a worker, so that pictures are not missed meanwhile
   session = await ort.InferenceSession.create(MODEL);
   shape = session.inputMetadata[0].shape; // 1, 2 * bins, height and width of the grid
@@ -118,4 +119,4 @@ element("file").onchange = ({ target }) => {
   if (target.files.length) show(target.files[0]).catch((error) => say(`The video cannot be played: ${error.message}`));
   target.value = ""; // so that the same video can be chosen again
 };
-load().catch((error) => say(`${MODEL} cannot be loaded: ${error.message}. Was it exported into this folder, and onnxruntime-web installed?`));
+load().catch((error) => say(`The network cannot be loaded: ${error.message}. Was ${MODEL} exported into this folder, and onnxruntime-web installed?`));
