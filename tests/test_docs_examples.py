@@ -360,9 +360,9 @@ def test_the_page_in_the_browser_says_that_its_runtime_is_missing(tmp_path: Path
         setTimeout(() => console.log(status.textContent), 200);"""
     (tmp_path / "run.js").write_text(script)
     node = [shutil.which("node") or "node", str(tmp_path / "run.js")]
-    said = subprocess.run(node, check=True, capture_output=True, text=True).stdout
-    assert said.startswith("The network cannot be loaded: ")
-    assert "onnxruntime-web installed?" in said
+    shown = subprocess.run(node, check=True, capture_output=True, text=True).stdout
+    assert shown.startswith("The network cannot be loaded: ")
+    assert "onnxruntime-web installed?" in shown
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
