@@ -147,7 +147,7 @@ def test_maps_survive_the_weights_file_again_and_again(bundle: Bundle, engine: s
 
 @pytest.mark.parametrize("ann", [False, True])
 def test_boxes_keep_their_order_and_places(bundle: Bundle, grid: Tensor, ann: bool) -> None:
-    post, counts = PostConfig(score=0.0, max_detections=1000), grid.to(torch.uint8).numpy()
+    post, counts = PostConfig(score=0.0, vote_iou=1, max_detections=1000), grid.to(torch.uint8).numpy()
     windows = [GridDetector(b, post, ann=ann).detect(counts, SIZE, [0] * len(grid))[0] for b in (bundle, folded(bundle, *MAPS))]
     for before, after in zip(*windows, strict=True):
         for k in range(2):
