@@ -170,11 +170,12 @@ def _select(onnx: OnnxGraph, boxes: str, scores: str, post: PostConfig) -> None:
     last = _constant(onnx, "last", -1)
     flat = onnx.emit("Reshape", [index, last], "decode.index")
     plain = onnx.emit("Reshape", [boxes, _constant(onnx, "rows4", -1, 4)], "decode.plain")
-    onnx.emit("Gather", [plain, flat], "boxes" if post.vote_iou == 1 else "decode.chosen", axis=0)
     onnx.emit("Reshape", [labels, last], "labels")
     onnx.emit("GatherND", [scores, rows], "scores")
-    if post.vote_iou < 1:
-        _vote(onnx, "decode.chosen", boxes, scores, post.vote_iou)
+    if post.vote_iou == 1:
+        onnx.emit("Gather", [plain, flat], "boxes", axis=0)
+    else:
+        _vote(onnx, onnx.emit("Gather", [plain, flat], "decode.chosen", axis=0), boxes, scores, post.vote_iou)
     for name, kind, shape in (("boxes", "FLOAT", [None, 4]), ("scores", "FLOAT", [None]), ("labels", "INT64", [None])):
         onnx.output(name, kind, shape)
 
