@@ -357,7 +357,7 @@ def load_trained(path: Path) -> tuple[Graph, HeadSpec, dict[str, Any]]:
     Raises:
         CheckpointError: not such a file, or damaged.
     """
-    from evburst.models.detectors import NetworkConfig, build_network
+    from evburst.models.architectures import NetworkConfig, build_network
     from evburst.models.spiking.convert.fold import trace
 
     tensors, trained = load_tensors(path, "ann")

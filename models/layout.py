@@ -34,7 +34,7 @@ NETWORK = table(
     {"architecture": text(100), "activation": text(100), "channels": whole(1, 256), "classes": _CLASSES},
     {"input_size": pair(whole(32, 4096))},
 )
-"""Network section of a training checkpoint; see models/detectors.NetworkConfig."""
+"""Network section of a training checkpoint; see models/architectures.NetworkConfig."""
 
 
 def _record(value: Any, where: str) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from evburst.data.datasets import class_layouts, labels, layouts, registry
 from evburst.data.errors import ConfigError
 from evburst.data.extensions import refuse_taken
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.models import detectors, runtime, tasks
+from evburst.models import architectures, runtime, tasks
 from evburst.models.detectors.postprocess import HeadSpec
 
-detectors.find_family("resnet18")  # bundled families and tasks register themselves when the first one is asked for
+architectures.find_family("resnet18")  # bundled families and tasks register themselves when the first one is asked for
 tasks.task_of(HeadSpec("yolo", (8,), 1, ("car",)))
 
 
@@ -30,7 +30,7 @@ tasks.task_of(HeadSpec("yolo", (8,), 1, ("car",)))
 def registries() -> Iterator[None]:
     """What is registered is so for one test."""
     modules: tuple[ModuleType, ...] = (readers, sinks, layouts, class_layouts, registry)
-    modules += (writers, representations, detectors, runtime, tasks, labels, scoring)
+    modules += (writers, representations, architectures, runtime, tasks, labels, scoring)
     own = [value for module in modules for name, value in vars(module).items() if name.isupper() or name.startswith("_WITHOUT")]
     found: list[Any] = [value for value in own if isinstance(value, dict | set)] + [readers._RECOGNISE]  # private: a registry
     before = [registry.copy() for registry in found]
@@ -69,7 +69,7 @@ REGISTER: dict[str, tuple[Register, str, dict[str, Any]]] = {
         "voxel_histogram",
         representations.REPRESENTATIONS,
     ),
-    "family": (detectors.family, "resnet", detectors.FAMILIES),
+    "family": (architectures.family, "resnet", architectures.FAMILIES),
     "engine": (lambda name: runtime.engine(name, lambda device: ""), "int8", runtime.ENGINES),
     "task": (tasks.task, "yolo", tasks.TASKS),
     "label file": (labels.label_file, "_bbox.npy", labels.LABEL_FILES),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.architectures import NetworkConfig, build_network, training_stride
 from evburst.models.bundle import Bundle
 from evburst.models.classifiers import ClassifierNetwork, channels_of
 from evburst.models.detector import GridDetector
-from evburst.models.detectors import NetworkConfig, build_network, training_stride
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.graph import Runner
 from evburst.models.runtime import open_engine

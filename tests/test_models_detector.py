@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from evburst.data.errors import CheckpointError, ConfigError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.architectures import NetworkConfig
 from evburst.models.bundle import FORMAT, Bundle, TrainedBundle, load_tensors, save_tensors
 from evburst.models.detector import GridDetector
-from evburst.models.detectors import NetworkConfig
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets
 from evburst.models.spiking.convert.fold import trace

@@ -9,7 +9,7 @@ from torch import nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
-from evburst.models.detectors import NetworkConfig, build_network
+from evburst.models.architectures import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig, decode
 from evburst.models.graph import Graph, Runner
 from evburst.models.spiking.convert.calibrate import Choice, calibrate, record_targets

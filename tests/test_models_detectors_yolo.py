@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from evburst.data.errors import ConversionError
 from evburst.data.events import SensorSize
 from evburst.data.representations.voxel_grid import VoxelConfig
+from evburst.models.architectures import NetworkConfig, build_network
 from evburst.models.bundle import Bundle
 from evburst.models.detector import GridDetector
-from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.detectors.postprocess import PostConfig
 from evburst.models.graph import Graph, Runner
 from evburst.models.initialise import start_from

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from evburst.data.errors import CheckpointError
+from evburst.models.architectures import NetworkConfig, build_network
 from evburst.models.bundle import Bundle
-from evburst.models.detectors import NetworkConfig, build_network
 from evburst.models.graph import Runner
 from evburst.models.initialise import start_from
 

@@ -8,7 +8,7 @@ import torch
 
 from evburst.data.classification import CLASSIFICATION, DETECTION, Classification
 from evburst.data.events import SensorSize
-from evburst.models.detectors import FAMILIES, find_family
+from evburst.models.architectures import FAMILIES, find_family
 from evburst.models.detectors.postprocess import HeadSpec, PostConfig
 from evburst.models.layout import HEADS
 from evburst.models.tasks import TASKS, divergence, task_of

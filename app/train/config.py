@@ -88,7 +88,7 @@ class TrainConfig:
         out: output folder; an unfinished run in it is resumed.
         cache: folder of simulated windows.
         init: weights to start from: best.safetensors of another run, a converted file, or bundled weights by name; "": random.
-        architecture: kind of network, see evburst.models.detectors.NetworkConfig.
+        architecture: kind of network, see evburst.models.architectures.NetworkConfig.
         activation: its activation function, see there.
     """
 

@@ -18,8 +18,8 @@ from evburst.app.train.windows import has_split
 from evburst.data.datasets.registry import reported_split
 from evburst.data.files import only_writer, refuse_foreign
 from evburst.data.text import number_of
+from evburst.models.architectures import task_of_architecture
 from evburst.models.bundle import load_tensors
-from evburst.models.detectors import task_of_architecture
 
 _FIGURES = ("ap", "ap50", "top1", "top5")
 

@@ -38,8 +38,8 @@ from evburst.data.datasets.selection import SELECT
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.files import make_folder, read_json
 from evburst.data.representations.voxel_grid import padded_size, voxel_batch
+from evburst.models.architectures import NetworkConfig, build_network, task_of_architecture, training_stride
 from evburst.models.bundle import load_tensors, read_kind, save_tensors
-from evburst.models.detectors import NetworkConfig, build_network, task_of_architecture, training_stride
 from evburst.models.initialise import start_from
 
 _LOG = logging.getLogger(__name__)

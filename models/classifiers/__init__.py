@@ -1,8 +1,7 @@
 """Classifiers: networks that end in a map of class logits, which the decoder averages (models/tasks/classification.py).
 
-Each family registers itself like a family of detectors (models/detectors). A name may end in a width factor: `resnet18x0.25`
-has a quarter of the channels. The stem keeps the resolution of sensors of up to 64 pixels, and divides that of larger ones by
-four.
+Each family registers itself (models/architectures.py). A name may end in a width factor: `resnet18x0.25` has a quarter of the
+channels. The stem keeps the resolution of sensors of up to 64 pixels, and divides that of larger ones by four.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.events import SensorSize
-from evburst.models.detectors import NetworkConfig
+from evburst.models.architectures import NetworkConfig
+from evburst.models.blocks import conv
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.tasks.classification import class_logits
 
@@ -65,11 +65,6 @@ class ClassifierNetwork(nn.Module):
         target = labels.new_full((len(x),), -1)
         target[image_index] = labels
         return F.cross_entropy(class_logits(maps), target, ignore_index=-1, reduction="sum", label_smoothing=_SMOOTHING)[None]
-
-
-def conv(c_in: int, c_out: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
-    """Return the layers convolution, batch norm and ReLU."""
-    return [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
 
 
 def stem(channels: int, width: int, small: bool) -> nn.Sequential:

@@ -11,8 +11,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.architectures import NetworkConfig, family
+from evburst.models.blocks import conv
+from evburst.models.classifiers import ClassifierNetwork, channels_of, grid_stride, is_small, stem, variant_of
 
 _STAGES = ((16, 1), (32, 2), (64, 2), (96, 2))
 """Channels and number of blocks of each stage; every stage after the first halves the resolution."""

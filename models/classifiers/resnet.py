@@ -8,8 +8,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.architectures import NetworkConfig, family
+from evburst.models.blocks import conv
+from evburst.models.classifiers import ClassifierNetwork, channels_of, grid_stride, is_small, stem, variant_of
 
 _BLOCKS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "20": (3, 3, 3)}
 _FIRST = {"18": 64, "34": 64, "20": 16}

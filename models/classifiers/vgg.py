@@ -7,8 +7,9 @@ from functools import partial
 from torch import nn
 
 from evburst.data.classification import CLASSIFICATION
-from evburst.models.classifiers import ClassifierNetwork, channels_of, conv, grid_stride, is_small, stem, variant_of
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.architectures import NetworkConfig, family
+from evburst.models.blocks import conv
+from evburst.models.classifiers import ClassifierNetwork, channels_of, grid_stride, is_small, stem, variant_of
 
 _STAGES = {
     "11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
-from evburst.models.classifiers import conv
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.architectures import NetworkConfig, family
+from evburst.models.blocks import conv
 from evburst.models.detectors.postprocess import HeadSpec
 from evburst.models.detectors.torchvision_import import torchvision
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evburst.data.errors import ConfigError
 from evburst.data.extras import require
-from evburst.models.detectors import NetworkConfig, family
+from evburst.models.architectures import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 
 _LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evburst.data.classification import CLASSIFICATION
+from evburst.models.architectures import NetworkConfig, family
 from evburst.models.classifiers import ClassifierNetwork
 from evburst.models.classifiers.resnet import Block
-from evburst.models.detectors import NetworkConfig, family
 from evburst.models.detectors.postprocess import HeadSpec
 
 STRIDE, BINS = 16, 16
@@ -40,17 +40,17 @@ class TinyNetwork(nn.Module):
 
     @property
     def head_spec(self) -> HeadSpec:
-        """See evburst.models.detectors.Network."""
+        """See evburst.models.architectures.Network."""
         return HeadSpec("yolo", (STRIDE,), BINS, self.config.classes)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """See evburst.models.detectors.Network."""
+        """See evburst.models.architectures.Network."""
         x = self.down(x)
         x = x + self.deep(x)
         return [self.boxes(x), self.classes(x)]
 
     def loss(self, x: Tensor, boxes: Tensor, labels: Tensor, image_index: Tensor, amp: bool = False) -> Tensor:
-        """See evburst.models.detectors.Network: each box belongs to the cell of its centre."""
+        """See evburst.models.architectures.Network: each box belongs to the cell of its centre."""
         box_map, class_map = self(x)
         target = torch.zeros_like(class_map)
         centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 / STRIDE).long()
