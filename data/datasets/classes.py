@@ -11,7 +11,6 @@ recordings whose number ends in 0 are "test" and those that end in 5 are "select
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import logging
@@ -26,6 +25,7 @@ import numpy as np
 
 from evburst.data.datasets.checks import check_root
 from evburst.data.datasets.class_layouts import CLASS_LAYOUTS, SPLITS, ClassFolder, Sample, find_samples
+from evburst.data.datasets.selection import digest, tenth
 from evburst.data.datasets.tonic import from_tonic
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, DataError, LabelError
@@ -171,31 +171,22 @@ def divide(samples: Sequence[Sample]) -> list[str]:
         for split in ("select", "test"):
             free = [key for key in own if final[key] == "train" and _may_be(key[0], split)]
             if len(free) > 1 and split not in {final[key] for key in own}:
-                final[min(free, key=lambda key: _digest(key[1]))] = split
+                final[min(free, key=lambda key: digest(key[1]))] = split
     return [final[key] for key in keys]
 
 
 def _split_of(split: str, group: str) -> str:
     """Return the split of recordings of a group by its digest, see Sample."""
     if split == "training":
-        return "select" if _tenth(group) == 0 else "train"
+        return "select" if tenth(group) == 0 else "train"
     if split == "unknown":
-        return {0: "select", 1: "test"}.get(_tenth(group), "train")
+        return {0: "select", 1: "test"}.get(tenth(group), "train")
     return split
 
 
 def _may_be(found: str, split: str) -> bool:
     """Return whether the digest of a group decides whether it is of a split, by the split of its sample."""
     return split in {"training": ("train", "select"), "unknown": SPLITS}.get(found, ())
-
-
-def _tenth(text: str) -> int:
-    """Return a number from 0 to 9 that depends on the text only."""
-    return int.from_bytes(_digest(text)[:4]) % 10
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _recording(

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evburst.data.datasets import DatasetSpec
-from evburst.data.datasets.selection import SELECT, STRETCH, held_out
+from evburst.data.datasets.selection import SELECT, STRETCH, held_out, tenth
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize
 from evburst.data.simulation.scenes.picture import IGNORE, Picture
@@ -114,7 +114,6 @@ def _read_table(table: Path) -> tuple[dict[str, dict[str, Files]], bool]:
 LABELS = "labels.csv"
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SACCADES_SENSOR = SensorSize(240, 180)
-_TEST_SHARE = 10
 
 
 def _read_classes(root: Path) -> dict[str, dict[str, Files]]:
@@ -135,7 +134,7 @@ def _read_classes(root: Path) -> dict[str, dict[str, Files]]:
         for name, paths in _folders_of_pictures(root / split):
             for path in paths:
                 place = path.relative_to(root)
-                held = int.from_bytes(hashlib.sha256(os.fsencode(place.as_posix())).digest()[:4]) % _TEST_SHARE == 0
+                held = tenth(place.as_posix()) == 0
                 add(split if split_folders else "test" if held else "train", name, place)
     return found
 

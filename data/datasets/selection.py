@@ -33,6 +33,16 @@ class Holdable(NamedTuple):
     contents: Collection[object]
 
 
+def tenth(name: str) -> int:
+    """Return a number from 0 to 9 that depends on the name only: splits of data that come without any are chosen by it."""
+    return int.from_bytes(digest(name)[:4]) % 10
+
+
+def digest(name: str) -> bytes:
+    """Return the SHA-256 digest of a name, which may come from a file name that is not UTF-8."""
+    return hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+
+
 def warn_of_unseen(root: Path, classes: Collection[str], seen: Collection[str]) -> None:
     """Log which classes are not in the split "train"."""
     if unseen := [name for name in classes if name not in seen]:
@@ -49,7 +59,7 @@ def held_out(kind: str, sizes: Mapping[str, int], contents: Mapping[str, Collect
     """
     target, names, count = max(1, round(sum(sizes.values()) / SHARE)), set(), 0
     left = Counter(what for own in (contents or {}).values() for what in own)
-    by_hash = sorted(sizes, key=lambda name: hashlib.sha256(f"{kind}/{name}".encode(errors="surrogatepass")).digest())
+    by_hash = sorted(sizes, key=lambda name: digest(f"{kind}/{name}"))
     for name in by_hash[:-1]:
         own = contents[name] if contents else ()
         if count < target and all(left[what] > 1 for what in own):
