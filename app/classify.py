@@ -11,6 +11,7 @@ from typing import Any
 from evburst.app.console import sample_note, warn_of_repairs
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import path_of
+from evburst.app.recordings import open_recording
 from evburst.app.runs import (
     RunConfig,
     cut_windows,
@@ -24,9 +25,8 @@ from evburst.app.runs import (
 from evburst.data.classification import CLASSIFICATION, Classification
 from evburst.data.datasets.class_windows import filled_windows
 from evburst.data.errors import DataError, EvburstError, SensorSizeError
-from evburst.data.events import EventStream, SensorSize, no_usable_events
+from evburst.data.events import no_usable_events
 from evburst.data.filters import FilteredStream
-from evburst.data.readers import open_sized
 from evburst.eval.energy import EnergyTotals, energy_figures
 from evburst.models.bundle import Bundle
 
@@ -118,21 +118,6 @@ def classify_file(path: Path | str, config: ClassifyConfig | None = None, bundle
         "sensor_size": list(stream.sensor_size),
         "faults": stream.faults.found(),
     }
-
-
-def open_recording(path: Path, config: RunConfig, bundle: Bundle) -> EventStream:
-    """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
-    given = SensorSize.of_setting(config.sensor_size)
-    stream = open_sized(path, given, bundle.sensor_size, config.format, options=config.reading)
-    if not given:
-        warn_of_other_sensor(path, stream.sensor_size, bundle)
-    return stream
-
-
-def warn_of_other_sensor(path: Path, size: SensorSize, bundle: Bundle) -> None:
-    """Log if a network was trained on another size of sensor than that of a recording or folder."""
-    if bundle.sensor_size and size != bundle.sensor_size:
-        _LOG.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)
 
 
 def _best_classes(whole: Classification | None, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -34,7 +32,7 @@ from evburst.app.runs import (
     traffic_figures,
     warn_of_median_length,
 )
-from evburst.app.totals import RecordingTotals, percentile
+from evburst.app.totals import RecordingTotals, peak_memory_mb, percentile, traffic_line
 from evburst.app.tracking import TrackConfig, Tracker
 from evburst.data.encoding import columns
 from evburst.data.errors import ConfigError, require_all, require_within
@@ -302,30 +300,6 @@ def _lengths(run: RecordingTotals, inference: Inference, config: DetectConfig) -
         return {"window_ms": inference.voxel.window_us / 1000, **stride}
     spread = {f"p{q}": percentile(run.durations, q) for q in (1, 50, 99)}
     return {"window_events": config.window_events, "window_ms": spread}
-
-
-def peak_memory_mb() -> float:
-    """Return the peak memory of this process, MB; 0 if the system does not report it.
-
-    On Linux, ru_maxrss includes the memory of the parent process at the start, so VmHWM is read instead.
-    """
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1.024 / 1000
-    if os.name != "posix":
-        return 0.0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
-
-
-def traffic_line(memory: dict[str, Any]) -> str:
-    """Return the energy of a run with memory traffic, from `traffic_figures`, as a line of text."""
-    qnn = memory["alternatives"].get("qnn")
-    share = f", {100 * memory['total_pj'] / qnn['total_pj']:.0f} % of the same network quantised" if qnn else ""
-    spent = f"{memory['total_pj'] / 1e6:,.0f} uJ with memory traffic (a model)"
-    return f"traffic   {spent}: {100 * memory['share_of_ann']:.0f} % of the dense ANN's{share}"
 
 
 def human_summary(summary: dict[str, Any]) -> str:

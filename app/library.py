@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from evburst.app.classify import ClassifyConfig, open_recording
+from evburst.app.classify import ClassifyConfig
 from evburst.app.config import build
 from evburst.app.console import warn_of_repairs
 from evburst.app.detect import DetectConfig, class_numbers, result_filter
 from evburst.app.inference import Inference, WindowResult
+from evburst.app.recordings import open_recording
 from evburst.app.runs import (
     RunConfig,
     check_machine,

@@ -1,4 +1,4 @@
-"""Recordings that a command names: files, folders and glob patterns."""
+"""Recordings that a command names: files, folders and glob patterns, and how one is opened for a network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evburst.app.outputs.folder import is_table, outputs_in
 from evburst.data.datasets.labels import holds_yolo_labels, is_recording_name
 from evburst.data.errors import ConfigError
-from evburst.data.readers import recording_suffixes
+from evburst.data.events import EventStream, SensorSize
+from evburst.data.readers import open_sized, recording_suffixes
 from evburst.data.readers.columns import COLUMN_NAMES
 from evburst.data.readers.text_header import count_numbers, split_fields
+
+if TYPE_CHECKING:
+    from evburst.app.runs import RunConfig
+    from evburst.models.bundle import Bundle
 
 _LOG = logging.getLogger(__name__)
 
@@ -126,3 +132,18 @@ def common_folder(recordings: Sequence[Path]) -> Path:
         return Path(os.path.commonpath([_absolute(path).parent for path in recordings]))
     except ValueError:
         raise ConfigError("--events: recordings on several drives have no folder in common: run one command a drive") from None
+
+
+def open_recording(path: Path, config: RunConfig, bundle: Bundle) -> EventStream:
+    """Open a recording; its sensor size is that of the settings, of the file, or else of the training data, in this order."""
+    given = SensorSize.of_setting(config.sensor_size)
+    stream = open_sized(path, given, bundle.sensor_size, config.format, options=config.reading)
+    if not given:
+        warn_of_other_sensor(path, stream.sensor_size, bundle)
+    return stream
+
+
+def warn_of_other_sensor(path: Path, size: SensorSize, bundle: Bundle) -> None:
+    """Log if a network was trained on another size of sensor than that of a recording or folder."""
+    if bundle.sensor_size and size != bundle.sensor_size:
+        _LOG.warning("%s: a %s sensor; the network was trained on %s", path, size, bundle.sensor_size)

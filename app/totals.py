@@ -1,11 +1,16 @@
-"""Totals of a run through a recording, over its windows."""
+"""Totals of a run through a recording, over its windows, and figures that every summary states."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,3 +81,27 @@ class RecordingTotals:
 def percentile(values: Sequence[float], q: int) -> float | None:
     """Return the `q`-th percentile, rounded to two digits; None if there are no values."""
     return round(float(np.percentile(values, q)), 2) if len(values) else None
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory of this process, MB; 0 if the system does not report it.
+
+    On Linux, ru_maxrss includes the memory of the parent process at the start, so VmHWM is read instead.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1.024 / 1000
+    if os.name != "posix":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def traffic_line(memory: dict[str, Any]) -> str:
+    """Return the energy of a run with memory traffic, from `traffic_figures`, as a line of text."""
+    qnn = memory["alternatives"].get("qnn")
+    share = f", {100 * memory['total_pj'] / qnn['total_pj']:.0f} % of the same network quantised" if qnn else ""
+    spent = f"{memory['total_pj'] / 1e6:,.0f} uJ with memory traffic (a model)"
+    return f"traffic   {spent}: {100 * memory['share_of_ann']:.0f} % of the dense ANN's{share}"

@@ -218,7 +218,7 @@ def main() -> None:
 
     import torch
 
-    from evburst.app import detect
+    from evburst.app import totals
     from evburst.app.provenance import provenance
     from evburst.models.bundle import Bundle
     from evburst.models.runtime import machine
@@ -231,7 +231,7 @@ def main() -> None:
     build = contenders(bundle, grid)
     if args.memory_of:
         build[args.memory_of]().run(grid)
-        print(detect.peak_memory_mb())
+        print(totals.peak_memory_mb())
         return
     names = [name for name in build if not args.only or name == "ann" or name.startswith(tuple(args.only.split(",")))]
     results = measure(names, build, grid, args.rounds, args.peer_seconds, 60 * args.minutes)

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evburst.app.classify import warn_of_other_sensor
 from evburst.app.config import to_dict
 from evburst.app.console import absolute_progress, show_progress
 from evburst.app.dataset_runs import concatenate
@@ -25,6 +24,7 @@ from evburst.app.evaluate.predict import EvaluatedNetwork, PartResult, Predictor
 from evburst.app.inference import BATCH, Stats
 from evburst.app.processes import barrier
 from evburst.app.provenance import provenance
+from evburst.app.recordings import warn_of_other_sensor
 from evburst.app.runs import pick_device, step_of, with_memory_if_asked
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset, spread_with_events

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 
 from evburst.app.console import sample_note, show_progress
-from evburst.app.detect import peak_memory_mb, traffic_line
 from evburst.app.live.addresses import is_address, is_stream, masked
 from evburst.app.live.commands import PAGE_CAMERA
 from evburst.app.live.devices import NetworkSource, SensorSource
@@ -26,6 +25,7 @@ from evburst.app.live.video import CameraGrabber, VideoGrabber
 from evburst.app.outputs.paths import refuse_overwriting
 from evburst.app.provenance import provenance
 from evburst.app.runs import load_weights, traffic_figures
+from evburst.app.totals import peak_memory_mb, traffic_line
 from evburst.data.errors import ConfigError, DataError
 from evburst.data.events import SensorSize, list_counts
 from evburst.data.extras import require
