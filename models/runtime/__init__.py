@@ -79,8 +79,10 @@ MEASURED_TIMESTEPS = (1, 4)
 """Numbers of timesteps at which engines are measured, since their order depends on it."""
 
 
-_SAMPLING_MARGIN = 1.05
-"""How many times faster an engine must be for `auto` to choose it over one that counts every window."""
+_SAMPLING_MARGIN = 1.15
+"""How many times faster an engine must be for `auto` to choose it over one that counts every window.
+
+Measurements of some seconds differ by less, and the engine that counts is also the one that is faster in quiet windows."""
 
 SAMPLED = 10
 """`Engine.count_every` where counting takes additional time."""
