@@ -7,6 +7,7 @@ Times are int64 microseconds on the recording's own clock. Windows are half-open
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,14 @@ def no_usable_events(name: Path | str, faults: Faults, start_s: float = 0.0) -> 
     part = f" after {start_s:g} s" if start_s else ""
     repaired = f" (repaired: {faults})" if faults.found() else ""
     return NoEventsError(f"{name}: contains no usable events{part}{repaired}")
+
+
+def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Add up counts of the same name, e.g. faults of several recordings."""
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(total)
 
 
 def list_counts(counts: dict[str, int]) -> str:

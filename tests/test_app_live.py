@@ -27,6 +27,7 @@ from evburst.app.detect import DetectConfig
 from evburst.app.inference import BinnedWindow, WindowResult
 from evburst.app.live import desktop
 from evburst.app.live import pipeline as pipeline_module
+from evburst.app.live.broadcast import Broadcaster, encode
 from evburst.app.live.builder import Builder
 from evburst.app.live.cli import live_main
 from evburst.app.live.desktop import LiveWindow
@@ -86,8 +87,15 @@ def test_boxes_are_predicted_ahead_in_every_window() -> None:
     """The same function as in recordings: the time of the boxes is that of the window's end and the lead."""
     pipeline, times = LivePipeline(camera(), LiveConfig(replace(CONFIG.detect, lead_ms=30.0))), list[int]()
     pipeline.viewers.append(viewer(lambda result: times.append(result.detections.t_us - result.t1_us)))
+    broadcaster = Broadcaster(pipeline)
+    pipeline.viewers.append(broadcaster)
     run_until(pipeline, 3)
     assert set(times) == {30_000}
+    shown = broadcaster._newest[1]
+    assert shown is not None
+    message = encode(shown, SIZE, with_picture=False)
+    header = json.loads(message[4 : 4 + int.from_bytes(message[:4], "little")])
+    assert (header["t_us"], broadcaster.about()["lead_ms"]) == (shown.result.t1_us, 30)
     assert summary(pipeline, 1.0)["lead_ms"] == 30
 
 
@@ -128,6 +136,16 @@ def test_when_late_the_oldest_windows_are_dropped() -> None:
     assert pipeline.dropped >= 16
     for k, ((_, dropped), (t0_us, _)) in enumerate(pairwise(shown), 1):
         assert (t0_us - shown[0][0]) // 20_000 >= k + dropped - before_the_first[0]
+
+
+def test_a_slow_camera_loses_no_window() -> None:
+    """Each of its pictures completes twelve windows."""
+    source = FrameSource(FakeCamera(SIZE, 4.0), SIZE, SimulatorConfig(shot_hz=5), 20_000, upsample=False)
+    pipeline, watcher = LivePipeline(source, CONFIG), Watcher()
+    pipeline.viewers.append(watcher)
+    run_until(pipeline, 40)
+    starts = [t0 for t0, _ in watcher.seen]
+    assert (pipeline.dropped, set(np.diff(starts))) == (0, {20_000})
 
 
 def test_a_source_that_dies_is_waited_for_and_resumed() -> None:
@@ -195,6 +213,29 @@ def test_a_camera_in_place_of_a_lost_stream_is_not_taken_for_it() -> None:
     pipeline.stop()
     assert lines == [*lost, "tcp://a:1 is back"]
     assert pipeline.capture.lost == 1
+
+
+def test_a_source_that_opens_and_delivers_nothing_is_still_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evburst.app.live.capture._RETRY_S", 0.01)
+    lines: list[str] = []
+    stream = Stream("tcp://a:1")
+    pipeline, read, silent = LivePipeline(stream, CONFIG, lines.append), stream.read, Event()
+
+    def nothing() -> Packet | None:
+        if silent.is_set():
+            raise SourceError("tcp://a:1: no packet")
+        return read()
+
+    stream.read = nothing  # type: ignore[method-assign]
+    pipeline.start()
+    wait_until(lambda: pipeline.capture.status == "running")
+    silent.set()
+    wait_until(lambda: stream.opened > 5)
+    assert (pipeline.capture.lost, lines, pipeline.capture.status) == (1, ["waiting for tcp://a:1: no packet"], lines[0])
+    silent.clear()
+    wait_until(lambda: pipeline.capture.status == "running")
+    pipeline.stop()
+    assert lines[1:] == ["tcp://a:1 is back"]
 
 
 def test_a_source_that_is_lost_while_it_is_exchanged_is_named_itself() -> None:

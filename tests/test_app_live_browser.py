@@ -595,6 +595,8 @@ def test_network_and_weights_are_switched_while_windows_go_on(browser: Any, pipe
     wait_until(lambda: text(browser, "spikes") == "none" and text(browser, "share") == "")
     assert text(browser, "timesteps-value") == "the ANN has none"
     choose("weights-choice", "caltech6")
+    browser.execute_script("applyAbout(about)")  # what a change of other settings sends does not undo it
+    assert Select(browser.find_element(By.ID, "weights-choice")).first_selected_option.text == "caltech6"
     wait_until(lambda: text(browser, "network") == "ANN, weights caltech6")
     choose("weights-choice", "street")
     choose("network-choice", "snn")

@@ -18,6 +18,7 @@ from evburst.app.library import Detector
 from evburst.app.live.broadcast import Broadcaster
 from evburst.app.live.frames import FakeCamera, FrameSource
 from evburst.app.live.pipeline import LiveConfig, LivePipeline
+from evburst.app.live.run import summary
 from evburst.app.live.sources import Packet, RecordingSource
 from evburst.data.events import SensorSize
 from evburst.data.filters import FiltersConfig
@@ -196,6 +197,11 @@ def test_a_recording_that_is_gone_after_another_source_is_waited_for(tmp_path: P
     wait_until(lambda: pipeline.figures.windows > shown)
     pipeline.stop()
     assert lines[1:] == ["a.csv is back"]
+    recording.faults.late_events, recording._pacer.behind_s = 3, 1.5
+    pipeline.use(other)  # the figures of the recording stay in the summary
+    found = summary(pipeline, 1.0)
+    assert (found["source"], found["kind"], found["simulated"]) == ("a.csv, fake camera", "recorded, drawn", True)
+    assert (found["faults"]["late_events"], found["source_behind_s"]) == (3, 1.5)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")

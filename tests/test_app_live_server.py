@@ -232,6 +232,22 @@ def test_a_pause_is_that_of_one_viewer(served: tuple[LivePipeline, PageServer]) 
         assert results(client, 2) > 2
 
 
+def test_a_viewer_that_reports_what_it_received_is_sent_no_more_than_three_results_ahead(
+    served: tuple[LivePipeline, PageServer],
+) -> None:
+    with open_socket(served[1]) as client:
+        client.send(json.dumps({"received": 0}))
+        wait_until(lambda: served[1].broadcaster._views[-1].received == 0)
+        results(client, 2)
+        sent = served[1].broadcaster._views[-1].sent
+        assert sent >= 3
+        assert results(client, 2) == 0
+        client.send(json.dumps({"received": sent - 1}))
+        assert results(client, 2) == 2
+        client.send(json.dumps({"received": sent + 2}))
+        assert results(client, 2) == 3
+
+
 def test_a_recording_stands_still_while_everybody_has_paused(tmp_path: Any) -> None:
     write_events(tmp_path / "a.dat", random_events(5000, SIZE, 60_000_000), SIZE)
     source = RecordingSource(tmp_path / "a.dat", 20_000, loop=True)

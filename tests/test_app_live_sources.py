@@ -130,10 +130,20 @@ def test_random_packets_lose_nothing() -> None:
 def test_the_queue_drops_the_oldest_and_counts() -> None:
     queue: DropOldest[int] = DropOldest(2)
     for item in range(5):
-        queue.put(item)
+        queue.put([item])
+    queue.put([])
     assert (queue.dropped, queue.get(0), queue.get(0), queue.get(0.01)) == (3, 3, 4, None)
     queue.close()
     assert queue.finished
+
+
+def test_items_that_arrive_together_are_kept_or_dropped_together() -> None:
+    queue: DropOldest[int] = DropOldest(2)
+    queue.put(range(5), dropped=7)
+    queue.put([5])
+    assert (queue.dropped, queue.get(0), queue.get(0)) == (7, 0, 1)
+    queue.put([6, 7])
+    assert (queue.dropped, [queue.get(0) for _ in range(4)]) == (10, [5, 6, 7, None])
 
 
 # Replay
@@ -354,6 +364,57 @@ def test_a_pacer_says_when_packets_were_due_and_gives_lost_time_back(clock: Cloc
     assert late.due_s == clock.now_s
 
 
+def test_the_silence_of_a_pipe_delays_nothing_that_follows(clock: Clock) -> None:
+    pacer = Pacer(50_000, waits=True)
+    pacer.give(NO_EVENTS, 50_000)
+    began_s = clock.now_s
+    while not pacer.empty:
+        pacer.next()
+    clock.sleep(3)  # until the next event, with which three seconds of windows become complete
+    for k in range(1, 61):
+        pacer.give(NO_EVENTS, 50_000 * (k + 1))
+        while not pacer.empty:
+            assert pacer.next().due_s == clock.now_s
+    assert (clock.now_s - began_s, pacer.behind_s) == (pytest.approx(3.05), 0)
+    pacer.give(NO_EVENTS, 3_100_000)
+    while not pacer.empty:
+        pacer.next()
+    assert clock.now_s - began_s == pytest.approx(3.1)
+
+
+@pytest.mark.usefixtures("clock")
+def test_another_scene_begins_where_windows_were_skipped(tmp_path: Path) -> None:
+    events = random_events(500, SIZE, 40_000)
+    late = events.copy()
+    late["t"] += 700_000_000
+    write_events(tmp_path / "a.dat", np.concatenate([events, late]), SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 20_000)
+    source.open()
+    packets = [packet for packet in (source.read() for _ in range(20)) if packet]
+    assert [k for k, packet in enumerate(packets) if packet.cut] == [10]
+    assert packets[-1].until_us == 80_000
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_recording_that_is_opened_again_continues_where_it_was(tmp_path: Path, loop: bool) -> None:
+    events = random_events(4000, SIZE, 100_000)
+    write_events(tmp_path / "a.dat", events, SIZE)
+    source = RecordingSource(tmp_path / "a.dat", 20_000, loop=loop)
+    for k in range(5):
+        source.open()
+        source._pacer.behind_s += 0.5
+        found = read_events(source, 5)
+        assert len(found) == np.count_nonzero(events["t"] // 20_000 == k)
+        source.close()
+    assert (source.behind_s, source.passed) == (2.5, 4000)
+    source.open()
+    again = source.read()
+    assert (again is not None and again.cut) if loop else again is None
+    source.open()  # once it has ended, from its beginning
+    assert loop or len(read_events(source, 100)) == 4000
+
+
 # Video
 
 
@@ -407,12 +468,20 @@ def test_a_lower_contrast_threshold_gives_more_events() -> None:
     assert counts[0] < counts[1] < counts[2]
 
 
+def test_the_threshold_of_off_events_stays_above_its_least() -> None:
+    source = FrameSource(Frames(drive(2), 20_000), SIZE, SimulatorConfig(threshold_on=0.4, threshold_off=0.05), 50_000)
+    source.set_contrast(0.05)
+    assert (source._config.threshold_on, source._config.threshold_off) == (0.05, 0.01)
+
+
 def test_after_a_gap_the_sensor_begins_anew() -> None:
     """A cut after three seconds is no motion: it makes no events."""
     dark, bright = np.full((48, 64), 20, np.uint8), np.full((48, 64), 200, np.uint8)
     source = FrameSource(Frames([dark, bright, bright], 3_000_000), SIZE, SimulatorConfig(shot_hz=0), 50_000)
     source.open()
-    assert len(read_events(source, 10)) == 0
+    packets = [packet for packet in (source.read() for _ in range(3)) if packet]
+    assert sum(len(packet.events) for packet in packets) == 0
+    assert [packet.cut for packet in packets] == [False, True, True]  # no window covers the time in between
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (480, 640), (30, 40), (100, 64), (48, 200), (7, 5)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -30,6 +29,7 @@ from evburst.data.classification import CLASSIFICATION
 from evburst.data.datasets import Dataset, spread_with_events
 from evburst.data.datasets.registry import Request, open_dataset
 from evburst.data.errors import ConfigError, DataError
+from evburst.data.events import sum_counts
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import ActivityStats, SpikeStats
 from evburst.eval.bootstrap import Interval
@@ -140,7 +140,7 @@ class Evaluation:
             "windows": len(self.dataset),
             "idle_windows": sum(part[0].idle for part in parts),
             "recordings": len(parts),
-            "faults": _sum_of_faults(parts),
+            "faults": sum_counts(results[0].faults for results in parts),
             "window_ms": self.voxel.window_ms,
             "downsample": self.networks[0].timed.downsample,
             "weights": Path(c.weights).stem,
@@ -202,14 +202,6 @@ class Evaluation:
         if not len(dataset):
             raise DataError(f"{c.data.root}: no labels in split {c.split!r}")
         return dataset
-
-
-def _sum_of_faults(parts: Sequence[list[PartResult]]) -> dict[str, int]:
-    """Return the number of repaired faults in all recordings, by kind."""
-    total: Counter[str] = Counter()
-    for results in parts:
-        total.update(results[0].faults)
-    return dict(total)
 
 
 def _counts(results: Sequence[PartResult]) -> Stats:

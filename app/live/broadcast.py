@@ -28,6 +28,7 @@ from evburst.data.events import SensorSize
 from evburst.models.bundle import bundled_weights
 
 _POLL_S = 0.01
+_MOST_UNDER_WAY = 3
 
 
 @dataclass
@@ -37,10 +38,19 @@ class View:
     Attributes:
         inset: send the source's picture with each result.
         paused: send no results.
+        sent: number of results sent.
+        received: number of results that the client has reported as received; None if it does not report.
     """
 
     inset: bool = False
     paused: bool = False
+    sent: int = 0
+    received: int | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether no result is to be sent now: it would be out of date before a client with a slow connection sees it."""
+        return self.paused or (self.received is not None and self.sent - self.received >= _MOST_UNDER_WAY)
 
 
 class Broadcaster:
@@ -91,13 +101,13 @@ class Broadcaster:
         self._newest = self._newest[0] + 1, shown
 
     async def next(self, seen: int, timeout_s: float, view: View) -> tuple[int, bytes | None]:
-        """Wait for a result newer than number `seen`, and for the end of a pause.
+        """Wait for a result newer than number `seen`, and until the view no longer waits.
 
         Returns:
             Its (number, message), or (seen, None) after the timeout.
         """
         deadline_s = time.perf_counter() + timeout_s
-        while self._newest[0] == seen or view.paused:
+        while self._newest[0] == seen or view.waits:
             if time.perf_counter() > deadline_s:
                 return seen, None
             await asyncio.sleep(_POLL_S)
@@ -122,6 +132,7 @@ class Broadcaster:
             "weights_choices": list(self._weights),
             "energy_table": network.detect.energy_table,
             "count_every": network.detector.count_every,
+            "lead_ms": network.detect.lead_ms,
         }
 
 
@@ -155,7 +166,7 @@ def encode(shown: _Shown, size: SensorSize, with_picture: bool) -> bytes:
         counted = shown.counted.result
     boxes = np.round(detections.boxes_xyxy.astype(float), 1).tolist()
     header = {
-        "t_us": detections.t_us,
+        "t_us": result.t1_us,
         "boxes": [
             [*box, round(float(score), 3), int(label), network.classes[label]]
             for box, score, label in zip(boxes, detections.scores, detections.labels, strict=True)

@@ -50,7 +50,8 @@ class Capture:
         soundness: judges the events.
         source: the source; another one is opened before the next packet is read.
         status: its state: "starting", "running", "waiting for NAME: REASON" or "ended".
-        lost: number of times it was lost.
+        lost: number of times it was lost; one that can be opened again but delivers nothing has not returned.
+        used: the sources that have been opened, in order.
         started_s: when the run started, on the clock of `time.perf_counter`.
     """
 
@@ -63,6 +64,7 @@ class Capture:
         notify: Callable[[str], None],
     ) -> None:
         self.source, self.status, self.lost = source, "starting", 0
+        self.used: list[LiveSource] = []
         self.started_s = time.perf_counter()
         self._size, self._network = source.sensor_size, network
         self._put, self._is_held, self._notify = put, is_held, notify
@@ -91,7 +93,10 @@ class Capture:
                     next_source.open()
                     source = next_source
                     check_size(self._size, source.sensor_size)
-                    self._note_return(source)
+                    if source not in self._reasons:
+                        self.status = "running"
+                    if source not in self.used:
+                        self.used.append(source)
                 if self._is_held() and isinstance(source, RecordingSource | FrameSource) and source.hold():
                     continue
                 packet = source.read()
@@ -112,6 +117,7 @@ class Capture:
             self.soundness.add(source, packet.events)
             if packet.until_us is None:
                 continue
+            self._note_return(source)
             fresh = shift_us is None or packet.restarted
             if shift_us is None or fresh:
                 # A replay may have been held, or in slow motion: after a seek, the run's clock continues where it was.
@@ -138,9 +144,9 @@ class Capture:
             self._notify(self.status)
 
     def _note_return(self, source: LiveSource) -> None:
-        """Set the status; notify if the source was lost."""
-        self.status = "running"
+        """Note that a source delivers; if it was lost, set the status and notify."""
         if self._reasons.pop(source, None) is not None:
+            self.status = "running"
             self._notify(f"{source.name} is back")
 
     def _clock_shift_us(self, packet: Packet, until_us: int, window_us: int, begin_us: int | None) -> int:

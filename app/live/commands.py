@@ -21,7 +21,7 @@ from evburst.app.live.frames import FrameSource, PushedFrames
 from evburst.app.live.pipeline import LivePipeline
 from evburst.app.live.recorder import LiveRecorder
 from evburst.app.live.sources import LiveSource, RecordingSource
-from evburst.data.errors import DataError
+from evburst.data.errors import EvburstError
 from evburst.data.text import number_of
 from evburst.models.layout import TIMESTEP_LIMITS
 
@@ -105,13 +105,16 @@ class Commands:
             raise RefusedError('expected {"set": {name: value}} or {"do": name}')
         with self._lock:
             self._end_stopped()
-            if isinstance(command.get("set"), dict):
-                for name, value in command["set"].items():
-                    self._set(name, value)
-            elif isinstance(command.get("do"), str):
-                self._do(client, command["do"])
-            else:
-                raise RefusedError('expected {"set": {name: value}} or {"do": name}')
+            try:
+                if isinstance(command.get("set"), dict):
+                    for name, value in command["set"].items():
+                        self._set(name, value)
+                elif isinstance(command.get("do"), str):
+                    self._do(client, command["do"])
+                else:
+                    raise RefusedError('expected {"set": {name: value}} or {"do": name}')
+            except EvburstError as error:
+                raise RefusedError(str(error)) from None
             return self.state(client)
 
     def accept_picture(self, client: object, data: bytes) -> None:
@@ -207,10 +210,7 @@ class Commands:
         if self._recorder is not None:
             return
         path = self._folder / f"{time.time_ns()}.dat"
-        try:
-            self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MAX_RECORDING_BYTES)
-        except DataError as error:
-            raise RefusedError(str(error)) from None
+        self._recorder = LiveRecorder(path, self._pipeline.source.sensor_size, MAX_RECORDING_BYTES)
         self._pipeline.recorders.add(self._recorder)
 
     def _end_stopped(self) -> None:

@@ -16,7 +16,7 @@ from evburst.app.live.sources import NO_EVENTS, POLL_S, Pacer, Packet
 from evburst.data.errors import SourceError
 from evburst.data.events import Events, Faults, SensorSize
 from evburst.data.simulation.scenes.street import StreetScene
-from evburst.data.simulation.sensor import EventSimulator, SimulatorConfig, grey_of, log_intensity
+from evburst.data.simulation.sensor import LEAST_THRESHOLD, EventSimulator, SimulatorConfig, grey_of, log_intensity
 from evburst.data.simulation.upsample import MotionUpsampler
 
 LONGEST_GAP_US = 1_000_000
@@ -198,9 +198,10 @@ class FrameSource:
         return self._config.threshold_on
 
     def set_contrast(self, threshold: float) -> None:
-        """Set the ON threshold from the next frame on and scale the OFF threshold with it. May be called from any thread."""
+        """Set the ON threshold from the next frame on and scale the OFF threshold with it, which cannot fall below its least
+        value. May be called from any thread."""
         scale = threshold / self._config.threshold_on
-        off, mismatch = self._config.threshold_off * scale, self._config.mismatch * scale
+        off, mismatch = max(self._config.threshold_off * scale, LEAST_THRESHOLD), self._config.mismatch * scale
         self._config = replace(self._config, threshold_on=threshold, threshold_off=off, mismatch=mismatch)
 
     def open(self) -> None:
@@ -220,12 +221,13 @@ class FrameSource:
         if frame is None:
             return Packet(NO_EVENTS, None, time.perf_counter())
         self.picture = fit(frame.grey, self.sensor_size)
-        events = self._simulate(self.picture, frame.t_us, frame.cut)
+        cut = frame.cut or (self._last is not None and frame.t_us - self._last[1] > LONGEST_GAP_US)
+        events = self._simulate(self.picture, frame.t_us, cut)
         if self._pacer is None:
-            return Packet(events, frame.t_us, frame.due_s, cut=frame.cut)
+            return Packet(events, frame.t_us, frame.due_s, cut=cut)
         self._pacer.give(events, frame.t_us)
         packet = Packet(NO_EVENTS, None, time.perf_counter()) if self._pacer.empty else self._pacer.next()
-        return packet._replace(cut=frame.cut)
+        return packet._replace(cut=cut)
 
     def hold(self) -> bool:
         """Let a video file stand still for POLL_S and return True; return False at once for a camera."""
@@ -239,13 +241,12 @@ class FrameSource:
         self.grabber.close()
 
     def _simulate(self, grey: NDArray[np.uint8], t_us: int, cut: bool) -> Events:
-        """Simulate the events since the previous frame. The first frame, or one after a gap or a cut, restarts the sensor
-        instead."""
-        previous, previous_us = self._last or (grey, t_us - 2 * LONGEST_GAP_US)
+        """Simulate the events since the previous frame. The first frame, or one after a cut, restarts the sensor instead."""
+        previous, previous_us = self._last or (grey, t_us - 1)
         if t_us <= previous_us:
             return NO_EVENTS
-        self._last = grey, t_us
-        if cut or t_us - previous_us > LONGEST_GAP_US:
+        is_first, self._last = self._last is None, (grey, t_us)
+        if is_first or cut:
             self._sensor = self._new_sensor()
             return self._sensor.step(log_intensity(grey), t_us)
         if self._sensor.config is not self._config:

@@ -15,6 +15,7 @@ from evburst.app.detect import DetectConfig, result_filter
 from evburst.app.inference import BinnedWindow, Inference, WindowResult
 from evburst.app.live.builder import Builder
 from evburst.app.live.capture import Capture, Captured
+from evburst.app.live.frames import LONGEST_GAP_US
 from evburst.app.live.networks import Prepared, prepare
 from evburst.app.live.recorder import Recorders
 from evburst.app.live.recording_settings import OF_RECORDINGS, refusal
@@ -42,7 +43,9 @@ class LiveConfig:
         detect: settings of detection, except for those of recordings (`OF_RECORDINGS`); one timestep is the default.
         simulator: sensor that is simulated for video.
         upsample: interpolate video frames along the motion.
-        queue_windows: maximum number of windows waiting for inference; beyond it the oldest is dropped.
+        queue_windows: maximum number of windows waiting for inference; beyond it the oldest is dropped. Windows that become
+            complete with the same packet, as with a camera's pictures that are further apart than a window, count as one, and
+            those more than a second before the newest one are dropped at once.
         seconds: duration of the run; without it, run until stopped.
     """
 
@@ -256,9 +259,12 @@ class LivePipeline:
                 assembler.restart()
                 self._filter, scene = self._new_filter(), scene + 1
             assembler.set_window(item.network.inference.voxel.window_us)
-            for due in assembler.push(item.events, item.until_us, item.due_s):
+            complete = assembler.push(item.events, item.until_us, item.due_s)
+            for due in complete:
                 self.recorders.write(due.window.words)
-                self._binned.put(self._bin_window(item.network, due, scene))
+            newest = [due for due in complete if complete[-1].window.t1_us - due.window.t1_us < LONGEST_GAP_US]
+            binned = (self._bin_window(item.network, due, scene) for due in newest)
+            self._binned.put(binned, dropped=len(complete) - len(newest))
         self._binned.close()
 
     def _bin_window(self, network: Prepared, due: DueWindow, scene: int) -> _Binned:

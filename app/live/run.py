@@ -27,7 +27,7 @@ from evburst.app.provenance import provenance
 from evburst.app.runs import load_weights, traffic_figures
 from evburst.app.totals import peak_memory_mb, traffic_line
 from evburst.data.errors import ConfigError, DataError
-from evburst.data.events import SensorSize, list_counts
+from evburst.data.events import SensorSize, list_counts, sum_counts
 from evburst.data.extras import require
 from evburst.data.simulation.sensor import PRESETS
 from evburst.data.text import number_of
@@ -187,17 +187,19 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
     """Return the summary of a run, in JSON types.
 
     Windows, events, boxes and latency are those of the whole run; the network and its energies are those since it was changed
-    last. `window_ms` is None if windows differ in length.
+    last. `window_ms` is None if windows differ in length. Names and kinds of several sources (a visitor's camera in place of
+    the first one) are separated by commas.
     """
     totals = pipeline.figures
     network, detect = totals.network, totals.network.detect
     lengths_us = totals.lengths_us or {network.inference.voxel.window_us}
     latency = {f"p{q}": totals.latency.quantile_ms(q / 100) for q in (50, 99)} | {"max": totals.latency.highest_ms}
     energy = totals.energy.report()
+    sources = pipeline.capture.used or [pipeline.source]
     return {
-        "source": pipeline.source.name,
-        "kind": pipeline.source.kind,
-        "simulated": pipeline.source.simulated,
+        "source": ", ".join(source.name for source in sources),
+        "kind": ", ".join(dict.fromkeys(source.kind for source in sources)),
+        "simulated": any(source.simulated for source in sources),
         "sensor_size": list(pipeline.source.sensor_size),
         "network": "ann" if detect.ann else "snn",
         "engine": None if detect.ann else network.detector.engine,
@@ -219,8 +221,8 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
         "network_changes": totals.changes,
         "spikes_per_neuron": None if energy.spikes_per_neuron is None else round(energy.spikes_per_neuron, 4),
         "source_lost": pipeline.capture.lost,
-        "source_behind_s": round(pipeline.source.behind_s, 3),
-        "faults": pipeline.source.faults.found(),
+        "source_behind_s": round(sum(source.behind_s for source in sources), 3),
+        "faults": sum_counts(source.faults.found() for source in sources),
         "recorded_events": recorder.events if recorder else None,
         "recording_stopped": recorder.stopped if recorder else "",
         "peak_memory_mb": round(peak_memory_mb(), 1),

@@ -50,6 +50,7 @@ _SEND_BUFFER = 1 << 18
 _CHUNK = 1 << 18
 _COMMANDS_PER_S, _COMMANDS_AT_ONCE = 50.0, 25
 _REPEAT_S = 60.0
+_OF_VIEW = {"inset", "paused"}
 _SERVED = {"http": "/recording.dat", "websocket": "/live"}
 """What is served beside the page, by the type of the connection."""
 
@@ -292,6 +293,7 @@ class _Client:
             if message is not None:
                 async with self._send_lock:
                     await asyncio.wait_for(self._socket.send_bytes(message), connections.STALLED_S)
+                view.sent += 1
             if time.perf_counter() - state_sent_s >= _HEARTBEAT_S:
                 previous, about = about, self._broadcaster.about()
                 await self._send_text((about if about != previous else {}) | self._commands.state(self))
@@ -320,8 +322,11 @@ class _Client:
             command = json.loads(text)
         except (ValueError, RecursionError):
             raise RefusedError("not JSON") from None
+        if isinstance(command, dict) and command.keys() == {"received"} and isinstance(command["received"], int):
+            view.received = command["received"]
+            return None
         await asyncio.sleep(self._allowance.wait_s(time.perf_counter()))
-        if isinstance(command, dict) and command and command.keys() <= vars(view).keys():
+        if isinstance(command, dict) and command and command.keys() <= _OF_VIEW:
             for name, value in command.items():
                 setattr(view, name, value is True)
             return self._commands.state(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from threading import Condition
 from typing import Generic, NamedTuple, TypeVar
 
@@ -89,28 +90,43 @@ class WindowAssembler:
 
 
 class DropOldest(Generic[T]):
-    """A queue for one reader that never blocks the writer: if it is full, the oldest item is dropped and counted."""
+    """A queue for one reader that never blocks the writer: if it is full, the oldest items are dropped and counted.
+
+    Items that arrive together are dropped together, because even a reader that keeps up has only read some of them when the
+    next ones arrive.
+
+    Args:
+        size: maximum number of arrivals of which items wait.
+    """
 
     def __init__(self, size: int) -> None:
-        self._items: deque[T] = deque()
+        self._arrivals: deque[deque[T]] = deque()
         self._size, self._changed, self._closed = size, Condition(), False
         self.dropped = 0
 
-    def put(self, item: T) -> None:
-        """Append an item; never blocks."""
+    def put(self, items: Iterable[T], dropped: int = 0) -> None:
+        """Append items that arrive together, without those of them that the writer has `dropped`; never blocks."""
+        arrival = deque(items)
+        self.dropped += dropped
+        if not arrival:
+            return
         with self._changed:
-            if len(self._items) >= self._size:
-                self._items.popleft()
-                self.dropped += 1
-            self._items.append(item)
+            if len(self._arrivals) >= self._size:
+                self.dropped += len(self._arrivals.popleft())
+            self._arrivals.append(arrival)
             self._changed.notify()
 
     def get(self, timeout_s: float) -> T | None:
         """Remove and return the oldest item, or None if there is none within the timeout."""
         with self._changed:
-            if not self._items and not self._closed:
+            if not self._arrivals and not self._closed:
                 self._changed.wait(timeout_s)
-            return self._items.popleft() if self._items else None
+            if not self._arrivals:
+                return None
+            item = self._arrivals[0].popleft()
+            if not self._arrivals[0]:
+                self._arrivals.popleft()
+            return item
 
     def close(self) -> None:
         """End the queue: `get` no longer waits."""
@@ -121,4 +137,4 @@ class DropOldest(Generic[T]):
     @property
     def finished(self) -> bool:
         """Whether the queue is closed and empty."""
-        return self._closed and not self._items
+        return self._closed and not self._arrivals

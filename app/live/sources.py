@@ -46,7 +46,8 @@ class Packet(NamedTuple):
         due_s: earliest time at which these events were available, on time.perf_counter's clock.
         restarted: whether the source's clock restarts with this packet, because a recording continues at another position or in
             windows of another length, or a device was reset.
-        cut: whether another scene begins with this packet although the clock continues, because a recording starts again.
+        cut: whether another scene begins with this packet although the clock continues, because a recording starts again, or
+            after a time from which nothing is known.
     """
 
     events: Events
@@ -127,14 +128,16 @@ class Pacer:
     Args:
         window_us: window length.
         speed: playback speed; 0.1 is ten times slower than real time.
+        waits: whether the events may be made while they are read (a pipe), so that they arrive after a silence all at once.
+            Such a delay is not added up: what follows is returned at once until the clock has been caught up with.
     """
 
-    def __init__(self, window_us: int, speed: float = 1.0) -> None:
-        self._window_us, self._speed = window_us, speed
+    def __init__(self, window_us: int, speed: float = 1.0, waits: bool = False) -> None:
+        self._window_us, self._speed, self._waits = window_us, speed, waits
         self._slices = max(_SLICES, math.ceil(window_us * 1e-6 / speed / POLL_S))
         self._zero_s: float | None = None
         self._at_us = 0
-        self._events, self._until_us = NO_EVENTS, 0
+        self._events, self._until_us, self._given_s = NO_EVENTS, 0, 0.0
         self.behind_s = 0.0
 
     @property
@@ -144,7 +147,7 @@ class Pacer:
 
     def give(self, events: Events, until_us: int) -> None:
         """Set the next events and the time up to which they are complete; the clock starts at the first call of `next`."""
-        self._events, self._until_us = events, until_us
+        self._events, self._until_us, self._given_s = events, until_us, time.perf_counter()
 
     def next(self) -> Packet:
         """Wait until the end of the next slice and return it; a lag above 0.5 s delays the clock and adds to `behind_s`."""
@@ -156,6 +159,8 @@ class Pacer:
         wait_s = due_s - time.perf_counter()
         if wait_s > 0:
             time.sleep(wait_s)
+        elif self._waits:
+            due_s = max(due_s, self._given_s)
         elif -wait_s > _MAX_LAG_S:
             self._zero_s -= wait_s
             self.behind_s -= wait_s
@@ -215,7 +220,7 @@ class RecordingSource:
         self._measured = Lock()
         self._windows: Iterator[EventWindow] = iter(())
         self._playing: EventWindow | None = None
-        self._pacer = Pacer(window_us, speed)
+        self._pacer = self._new_pacer()
         self._start_us = self._window_start_us = self._end_us = 0
         self._targets_us: deque[int] = deque(maxlen=1)
         self._is_recut = False
@@ -260,9 +265,11 @@ class RecordingSource:
             self._set_length()
 
     def open(self) -> None:
-        """See LiveSource."""
-        self._windows, self._pacer, self._end_us = self._stream.windows(self._window_us), Pacer(self._window_us, self._speed), 0
-        self._playing, self._is_recut, self._late_before = None, False, self.faults.late_events
+        """See LiveSource. A file that has been played in part continues after the window played last."""
+        start_us = None if self.is_pipe or self._playing is None else self._playing.t1_us
+        self._windows, self._end_us, self._is_recut = self._stream.windows(self._window_us, start_us), 0, False
+        self._pacer = self._new_pacer(self.behind_s)
+        self._late_before = self.faults.late_events if start_us is None else None
         self._closed = Event()
         if self._wants_length:
             self._start_measuring()
@@ -293,7 +300,10 @@ class RecordingSource:
                 self._windows = self._stream.windows(self._window_us)
                 window, cut = self._next_window(), True
             if window is None:
+                self._playing = None
                 return None
+            if self._playing is not None and window.t0_us != self._playing.t1_us:
+                cut = True  # after a silence of which the windows are skipped, or a reset of the clock
             events = unpack(window)
             events["t"] += self._end_us - window.t0_us
             self._playing, self._window_start_us = window, window.t0_us
@@ -334,10 +344,13 @@ class RecordingSource:
                 start_us = self._playing.t0_us if playing else self._playing.t1_us
             self._windows = self._stream.windows(self._window_us, start_us)
             self._window_start_us, self._late_before = self._start_us if start_us is None else start_us, None
-        self._end_us, self._is_recut = 0, False
-        behind_s, self._pacer = self._pacer.behind_s, Pacer(self._window_us, self._speed)
-        self._pacer.behind_s = behind_s
+        self._end_us, self._is_recut, self._pacer = 0, False, self._new_pacer(self.behind_s)
         return True
+
+    def _new_pacer(self, behind_s: float = 0.0) -> Pacer:
+        pacer = Pacer(self._window_us, self._speed, waits=self.is_pipe)
+        pacer.behind_s = behind_s
+        return pacer
 
     def _start_measuring(self) -> None:
         if self.duration_s is None and not self.is_pipe:

@@ -34,13 +34,16 @@ from evburst.data.events import EVENT_DTYPE, Events, SensorSize
 _LINEAR_BELOW = 20.0
 _DARK_RATE = 0.25
 
+LEAST_THRESHOLD = 0.01
+"""Of contrast, in natural-log units."""
+
 
 @dataclass(frozen=True)
 class SimulatorConfig:
     """Properties of the simulated sensor.
 
     Attributes:
-        threshold_on: contrast threshold of ON events in natural-log units, at least 0.01.
+        threshold_on: contrast threshold of ON events in natural-log units, at least LEAST_THRESHOLD.
         threshold_off: that of OFF events.
         mismatch: standard deviation of the thresholds from pixel to pixel, in the same units.
         refractory_us: dead time after an event, µs.
@@ -61,7 +64,9 @@ class SimulatorConfig:
         thresholds = self.threshold_on, self.threshold_off  # of zero, an edge would cause events without end
         others = self.mismatch, self.refractory_us, self.cutoff_hz, self.leak_hz, self.shot_hz
         checks = {
-            "threshold_on and threshold_off must be at least 0.01": all(0.01 <= value < math.inf for value in thresholds),
+            f"threshold_on and threshold_off must be at least {LEAST_THRESHOLD}": all(
+                LEAST_THRESHOLD <= value < math.inf for value in thresholds
+            ),
             "mismatch, refractory_us, cutoff_hz, leak_hz and shot_hz must not be negative": all(
                 0 <= value < math.inf for value in others
             ),

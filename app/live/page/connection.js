@@ -1,6 +1,7 @@
 "use strict";
 const RETRY_MS = 1000;
 const TOKEN = new URLSearchParams(location.search).get("token");
+let arrived = 0; // results over this connection
 let socket = null, lostAt = 0, cause = ""; // cause: why there is no connection to a server that answers; else empty
 
 function send(command) {
@@ -14,6 +15,8 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     opened = true;
+    arrived = 0;
+    send({ received: arrived });
     cause = "";
     send({ inset, paused: pausedAt > 0 });
   };

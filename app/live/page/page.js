@@ -54,7 +54,10 @@ function applyAbout(content) {
   $("on").style.background = on;
   $("off").style.background = off;
   $("stage").style.background = ground;
-  $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
+  const choices = [...$("weights-choice").options].map((option) => option.value);
+  if (choices.join() !== about.weights_choices.join()) { // else what was just chosen stays while its network is prepared
+    $("weights-choice").replaceChildren(...about.weights_choices.map((name) => new Option(name, name)));
+  }
   $("footnote").textContent = `Energy: ${about.energy_table.toUpperCase()} operations at 45 nm. The SNN's counts one accumulate per spike and outgoing weight, `
     + "the ANN's one multiply-accumulate per weight and position. Both are without memory traffic."
     + (about.count_every > 1 && about.network === "snn" ? ` Spikes and energy are those of the last counted window; one of ${about.count_every} is counted.` : "");
@@ -128,8 +131,13 @@ function showState() {
   showSlider("contrast", state.contrast, 2);
   $("seek").hidden = state.duration_s === null;
   if (state.duration_s !== null && !$("position").dataset.moving) showPosition(state.position_s);
-  if (about && !pausedAt) $("network").textContent = about.network === "ann" ? `ANN, weights ${about.weights}` : `SNN, T = ${about.timesteps_used}, weights ${about.weights}`;
+  if (about && !pausedAt) showNetwork();
   showTotals(state);
+}
+
+function showNetwork() {
+  const { network, timesteps_used: timesteps, weights, lead_ms: lead } = about;
+  $("network").textContent = `${network === "ann" ? "ANN" : `SNN, T = ${timesteps}`}, weights ${weights}${lead ? `, boxes ${lead} ms ahead` : ""}`;
 }
 
 let stopped = "";
@@ -189,6 +197,8 @@ function showTotals(content) {
 }
 
 function receiveResult(buffer) {
+  arrived += 1;
+  send({ received: arrived }); // the server waits for it, so that the picture of a slow connection is not out of date
   if (pausedAt) return; // sent before the server knew
   const headerBytes = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, headerBytes)));
