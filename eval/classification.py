@@ -81,7 +81,7 @@ def confusion(scored: ClassScores) -> NDArray[np.int64]:
     return counts
 
 
-def calibration(scored: ClassScores) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
+def class_calibration(scored: ClassScores) -> tuple[float | None, list[int], list[float | None], list[float | None]]:
     """Compare scores with accuracy (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Returns:

@@ -63,7 +63,7 @@ class Calibrated:
 def class_errors(matches: Matches, classes: int) -> list[float | None]:
     """Compute the expected calibration error of each class's boxes with FROM_SCORE and above; None without any."""
     of_class = [matches.classes == k for k in range(classes)]
-    return [rounded(calibration_error(matches.scores[own], matches.correct[own], FROM_SCORE)) for own in of_class]
+    return [rounded_or_none(calibration_error(matches.scores[own], matches.correct[own], FROM_SCORE)) for own in of_class]
 
 
 def calibrate_scores(matches: Matches, classes: int, units: NDArray[np.int64]) -> list[Calibrated]:
@@ -129,11 +129,11 @@ def fit_score_map(scores: NDArray[np.floating], correct: NDArray[np.bool_]) -> S
 
 def record_of(result: Calibrated) -> dict[str, float | int | None]:
     """Return a result in JSON types, rounded; an undefined error is None."""
-    errors = {"ece_before": rounded(result.ece_before), "ece_after": rounded(result.ece_after)}
+    errors = {"ece_before": rounded_or_none(result.ece_before), "ece_after": rounded_or_none(result.ece_after)}
     return {"scale": round(result.map.scale, 4), "bias": round(result.map.bias, 4), **errors, "boxes": result.boxes}
 
 
-def rounded(value: float) -> float | None:
+def rounded_or_none(value: float) -> float | None:
     """Round to four digits, as in results; None for NaN."""
     return None if math.isnan(value) else round(value, 4)
 

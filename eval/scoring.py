@@ -26,7 +26,7 @@ from evburst.eval.coco import RECALLS, STATS, CocoResult, coco_result, mean_perc
 from evburst.eval.matching import SAME_IOU, SHOWN_SCORE, calibration, match_predictions
 from evburst.eval.protocol import PROTOCOLS, Frame, LeftOut, Protocol, RecordingBoxes, match
 from evburst.eval.results import VERSION
-from evburst.eval.score_maps import class_errors, rounded
+from evburst.eval.score_maps import class_errors, rounded_or_none
 
 _LOG = logging.getLogger(__name__)
 _ROWS = (
@@ -135,9 +135,9 @@ def score(
 def ap_figures(result: CocoResult) -> dict[str, Any]:
     """Return the AP part of a result, in percent; `coco_stats` are pycocotools' values (fractions, -1: no such label)."""
     summary = asdict(result.summary)
-    figures = {name: rounded(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
-    per_class = {name: {k: rounded(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
-    by_iou = {iou: rounded(ap) for iou, ap in result.ap_by_iou.items()}
+    figures = {name: rounded_or_none(summary[name]) for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
+    per_class = {name: {k: rounded_or_none(v) for k, v in row.items()} for name, row in result.summary.per_class.items()}
+    by_iou = {iou: rounded_or_none(ap) for iou, ap in result.ap_by_iou.items()}
     stats = result.stats.tolist()
     return {"frames": summary["frames"], **figures, "ap_by_iou": by_iou, "per_class": per_class, "coco_stats": stats}
 
@@ -146,7 +146,7 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
     """Return AP by size and recall per class, precision curves, confusion and calibration; undefined values are None."""
     areas = ("all", "small", "medium", "large")
     sizes = {
-        name: {area: rounded(mean_percent(result.precision[:, :, c, a])) for a, area in enumerate(areas)}
+        name: {area: rounded_or_none(mean_percent(result.precision[:, :, c, a])) for a, area in enumerate(areas)}
         for c, name in enumerate(classes)
     }
     curves = {
@@ -169,10 +169,10 @@ def detail_figures(result: CocoResult, frames: Sequence[Frame], classes: Sequenc
         },
         "calibration": {
             "from_score": scores.from_score,
-            "error": rounded(scores.error),
+            "error": rounded_or_none(scores.error),
             "count": scores.count.tolist(),
-            "confidence": [rounded(v) for v in scores.confidence.tolist()],
-            "precision": [rounded(v) for v in scores.precision.tolist()],
+            "confidence": [rounded_or_none(v) for v in scores.confidence.tolist()],
+            "precision": [rounded_or_none(v) for v in scores.precision.tolist()],
         },
         "ece": dict(zip(classes, class_errors(matches, len(classes)), strict=True)),
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evburst.app.convert.score_maps import takes_score_maps, with_score_maps
-from evburst.app.convert.scores import run_windows
+from evburst.app.convert.scores import predict_windows
 from evburst.data.boxes import Detections
 from evburst.data.datasets import DatasetSpec, LabelledWindow
 from evburst.data.events import EventWindow, SensorSize
@@ -70,7 +70,7 @@ def bundle() -> Bundle:
 
 
 def found(bundle: Bundle, ann: bool = False) -> list[Any]:
-    return run_windows(GridDetector(bundle, PostConfig(score=0.001), ann=ann), Windows()).predictions
+    return predict_windows(GridDetector(bundle, PostConfig(score=0.001), ann=ann), Windows()).predictions
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
+from evburst.eval.classification import ClassScores, class_calibration, confusion, per_class, top, top1_loss
 
 NAN = float("nan")
 FOUND = ClassScores(
@@ -49,14 +49,14 @@ def test_classes_and_confusion() -> None:
 
 
 def test_calibration_error_is_the_weighted_gap() -> None:
-    error, count, score, right = calibration(FOUND)
+    error, count, score, right = class_calibration(FOUND)
     assert sum(count) == 3
     assert (count[5], count[7] + count[6], count[8]) == (1, 1, 1)
     assert error == pytest.approx((0.3 + 0.5 + 0.8) / 3)
     assert score[5] == pytest.approx(0.5)
     assert (right[5], score[0]) == (0, None)
     empty = ClassScores(np.full((1, 3), NAN), np.array([0]))
-    assert calibration(empty)[0] is None
+    assert class_calibration(empty)[0] is None
 
 
 def test_losses_are_paired() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from evburst.app.convert.scores import run_windows
+from evburst.app.convert.scores import predict_windows
 from evburst.data.datasets import Dataset
 from evburst.eval.bootstrap import number_units
 from evburst.eval.coco import frames_of
@@ -50,7 +50,7 @@ def with_score_maps(bundle: Bundle, windows: Dataset) -> tuple[Bundle, dict[str,
     if windows.spec.classes != classes:
         _LOG.info("scores are not calibrated: the data's classes are not those of the network")
         return bundle, {}
-    found = run_windows(GridDetector(bundle, SCORED), windows)
+    found = predict_windows(GridDetector(bundle, SCORED), windows)
     matches = match_predictions(frames_of(found.labels, found.predictions), len(classes))  # type: ignore[arg-type]
     results = calibrate_scores(matches, len(classes), number_units(found.names))
     for name, result in zip(classes, results, strict=True):

@@ -58,7 +58,7 @@ def score_detector(detector: GridDetector, windows: Dataset, batch: int = 16) ->
 
     There are no spike counts for the ANN.
     """
-    results = run_windows(detector, windows, batch)
+    results = predict_windows(detector, windows, batch)
     scoring = scoring_of(detector.bundle.head)
     return scoring.score(results.labels, results.predictions, results.names, windows.spec.classes), _spikes(results)
 
@@ -105,7 +105,7 @@ def compare_with_ann(bundle: Bundle, windows: Dataset, split: str) -> dict[str, 
     """
     scoring, classes = scoring_of(bundle.head), windows.spec.classes
     results: dict[str, Any] = {**scoring.protocol, "windows": len(windows), "split": split}
-    ann, snn = (run_windows(GridDetector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
+    ann, snn = (predict_windows(GridDetector(bundle, SCORED, ann=is_ann), windows) for is_ann in (True, False))
     for name, network in (("ann", ann), ("snn", snn)):
         scored = scoring.score(network.labels, network.predictions, network.names, classes)
         figures = {figure: round(value, 2) for figure, value in scored.figures.items()}
@@ -121,7 +121,7 @@ def compare_with_ann(bundle: Bundle, windows: Dataset, split: str) -> dict[str, 
     return results
 
 
-def run_windows(detector: GridDetector, windows: Dataset, batch: int = 16) -> DatasetResults:
+def predict_windows(detector: GridDetector, windows: Dataset, batch: int = 16) -> DatasetResults:
     """Return a network's predictions for labelled windows, with the labels and the spike counts."""
     size, bundle = windows.spec.sensor_size, detector.bundle
     inference = Inference(detector, bundle.voxel, size, downsample=block_side(0, size, bundle.trained_size))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evburst.app.evaluate.evaluation import Evaluation, Measured, rounded
+from evburst.app.evaluate.evaluation import Evaluation, Measured, interval_figures
 from evburst.app.evaluate.examples import best_and_worst, rate_maps
 from evburst.app.evaluate.latency import streaming_figures
 from evburst.app.evaluate.predict import PartResult
@@ -96,8 +96,8 @@ class BoxEvaluation(Evaluation):
             if ann is None or row["model"] == "ann":
                 continue
             losses = ap_losses(scored[ann].matches, result.matches, units, self.config.resamples, self.config.seed)
-            row["ap_loss"], row["ap50_loss"] = rounded(losses.ap, unit), rounded(losses.ap50, unit)
-            row["ap_loss_by_iou"] = {iou: rounded(loss, unit) for iou, loss in losses.by_iou.items()}
+            row["ap_loss"], row["ap50_loss"] = interval_figures(losses.ap, unit), interval_figures(losses.ap50, unit)
+            row["ap_loss_by_iou"] = {iou: interval_figures(loss, unit) for iou, loss in losses.by_iou.items()}
 
     def _units(self, results: Sequence[PartResult]) -> tuple[NDArray[np.int64], str]:
         """Return the index of each scored frame's unit, `(frames,)`, and the kind of unit: recording, group, or picture."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from evburst.app.evaluate.evaluation import Evaluation, Measured, rounded
+from evburst.app.evaluate.evaluation import Evaluation, Measured, interval_figures
 from evburst.app.evaluate.predict import PartResult
 from evburst.data.classification import CLASSIFICATION
 from evburst.data.errors import ConfigError
 from evburst.data.representations.voxel_grid import VoxelConfig
-from evburst.eval.classification import ClassScores, calibration, confusion, per_class, top, top1_loss
+from evburst.eval.classification import ClassScores, class_calibration, confusion, per_class, top, top1_loss
 from evburst.eval.report.classes import write_class_report
 
 
@@ -36,7 +36,7 @@ class ClassEvaluation(Evaluation):
             row["top1_loss"] = None
             if ann is not None and row["model"] != "ann":
                 loss = top1_loss(scored[ann][0], scores[0], self.config.resamples, self.config.seed)
-                row["top1_loss"] = rounded(loss, "recording")
+                row["top1_loss"] = interval_figures(loss, "recording")
         spec = self.dataset.spec
         return {
             "task": CLASSIFICATION,
@@ -54,7 +54,7 @@ class ClassEvaluation(Evaluation):
 
     def _class_row(self, measured: Measured, scored: tuple[ClassScores, ClassScores]) -> dict[str, Any]:
         recordings, windows = scored
-        error, count, score, right = calibration(recordings)
+        error, count, score, right = class_calibration(recordings)
         return {
             **measured.row,
             "timing": measured.timing.figures(),

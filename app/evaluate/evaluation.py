@@ -212,7 +212,7 @@ def _counts(results: Sequence[PartResult]) -> Stats:
     return concatenate(counted)
 
 
-def rounded(loss: Interval, unit: str) -> dict[str, Any]:
+def interval_figures(loss: Interval, unit: str) -> dict[str, Any]:
     """Return an interval in JSON types, rounded to four decimals."""
     bounds = {name: None if value is None else round(value, 4) for name, value in (("low", loss.low), ("high", loss.high))}
     return {"mean": round(loss.mean, 4), **bounds, "resamples": loss.resamples, "units": loss.units, "unit": unit}
