@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 import time
 import traceback
 from collections import Counter
@@ -25,6 +26,7 @@ from evburst.app.outputs.folder import (
     TABLE_COLUMNS,
     RunFolder,
     is_table,
+    outputs_in,
     path_of,
     read_summary,
     state_of,
@@ -46,12 +48,15 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     """Return a distinct folder below `out` for each recording.
 
     The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous, or
-    the name of a batch's own file. Upper and lower case are the same, as in some file systems.
+    the name of a batch's own file. Upper and lower case are the same, as in some file systems. If a
+    recording has the folder's name, because results lie beside recordings, `-results` is appended.
     """
     relative = below_common_folder(recordings)
     stems = [path.with_suffix("") for path in relative]
     uses = Counter(str(path).casefold() for path in (*stems, *relative, *OWN_FILES))
-    return [out / (stem if uses[str(stem).casefold()] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
+    folders = [out / (stem if uses[str(stem).casefold()] == 1 else path) for path, stem in zip(relative, stems, strict=True)]
+    taken = set(map(os.path.abspath, recordings))
+    return [folder if os.path.abspath(folder) not in taken else Path(f"{folder}-results") for folder in folders]
 
 
 def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def detect_or_skip(path: Path, out: Path | None, config: DetectConfig) -> dict[s
     """
     folder, bundle = out or default_folder(path), load_weights(config)
     summary = read_summary(folder)
-    if summary is not None and _is_done(summary, path, _settings(config, bundle)):
+    if summary is not None and _is_done(folder, summary, path, _settings(config, bundle)):
         _LOG.info("%s: done already, skipped", path)
         return summary
     return detect_file(path, folder, config, bundle)
@@ -111,22 +116,22 @@ def detect_many(
     class_numbers(config.classes, bundle.head.classes)
     failures = dict[str, str]()
     with process_group() as (rank, world), only_writer(out) if rank == 0 else nullcontext():
-        own_share = list(zip(recordings, folders, strict=True))[rank::world]
+        share, begun = list(zip(recordings, folders, strict=True))[rank::world], list[Path]()
         try:
-            for failed in _detect_each(own_share, config, bundle, skip_existing):
+            for failed in _detect_each(share, config, bundle, skip_existing, begun):
                 failures |= failed
                 if world == 1:
-                    _write_table(out, recordings, folders, failures)
+                    _write_table(out, _of(begun, share), failures)
         except KeyboardInterrupt:
             if world > 1:
                 raise
-            summaries = _write_table(out, recordings, folders, failures)
+            summaries = _write_table(out, _of(begun, share), failures)
             raise DetectInterrupted(summaries, _totals_text(summaries, out), out) from None
         for content in all_gather(json.dumps(failures).encode(), world):
             failures |= json.loads(content)
         if rank > 0:
             return None
-        summaries = _write_table(out, recordings, folders, failures)
+        summaries = _write_table(out, list(zip(recordings, folders, strict=True)), failures)
     text = _totals_text(summaries, out)
     if failed_count := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
         message = f"{failed_count} of {number_of(len(recordings), 'recording')} failed: see {out / TABLE}"
@@ -135,22 +140,30 @@ def detect_many(
 
 
 def _detect_each(
-    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: Bundle, skip_existing: bool
+    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: Bundle, skip_existing: bool, begun: list[Path]
 ) -> Iterator[dict[str, str]]:
-    """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail."""
+    """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail.
+
+    Recordings of which the folder holds results of this run, or of one that did the same, are appended to `begun`.
+    """
     settings = _settings(config, bundle)
     todo = [
         (path, folder)
         for path, folder in recordings
-        if not (skip_existing and _is_done(read_summary(folder) or {}, path, settings))
+        if not (skip_existing and _is_done(folder, read_summary(folder) or {}, path, settings))
     ]
     if done := len(recordings) - len(todo):
         _LOG.info("%s done already, skipped", number_of(done, "recording"))
+    begun += [path for path, folder in recordings if (path, folder) not in todo]
     left = _TimeLeft([path for path, _ in todo])
     for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
         before = _written_at(folder)
         try:
             summary = detect_file(path, folder, config, bundle)
+        except KeyboardInterrupt:
+            if _written_at(folder) != before:
+                begun.append(path)
+            raise
         except Exception as error:  # also of own readers and sinks, or a bug: the others can be processed all the same
             text = str(error)
             if isinstance(error, EvburstError):
@@ -161,10 +174,12 @@ def _detect_each(
                 _LOG.error("%s: %s%s", path, text, trace)
             if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
                 _write_failure(folder, path, text)
+            begun.append(path)
             yield {str(path): text}
         else:
             found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
             _LOG.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
+            begun.append(path)
             yield {}
 
 
@@ -217,10 +232,11 @@ def _settings(config: DetectConfig, bundle: Bundle) -> dict[str, Any]:
     return settings
 
 
-def _is_done(summary: dict[str, Any], path: Path, settings: dict[str, Any]) -> bool:
-    """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`."""
+def _is_done(folder: Path, summary: dict[str, Any], path: Path, settings: dict[str, Any]) -> bool:
+    """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`, and all files
+    of it are still there."""
     wanted = {"status": "complete", "events_path": path_of(path), **state_of(path), **settings}
-    return wanted.items() <= summary.items()
+    return wanted.items() <= summary.items() and all((folder / name).exists() for name in outputs_in(folder))
 
 
 def _written_at(folder: Path) -> int | None:
@@ -232,17 +248,23 @@ def _written_at(folder: Path) -> int | None:
 
 
 def _write_failure(folder: Path, path: Path, error: str) -> None:
-    """Write a summary that states why the recording failed; results of an earlier run in the folder are deleted."""
+    """Write a summary that states why the recording failed, except over complete results of an earlier run."""
+    if (read_summary(folder) or {}).get("status") == "complete":
+        return
     with suppress(EvburstError), RunFolder(folder, path, [], [entry.file for entry in SINKS.values()]) as run:
         run.write_summary({"status": "failed", "error": error})
 
 
-def _write_table(
-    out: Path, recordings: Sequence[Path], folders: Sequence[Path], failures: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """Write the table, one row for every recording processed so far; return their summaries.
+def _of(begun: Sequence[Path], recordings: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Return those recordings, each with its folder, that have begun."""
+    wanted = set(begun)
+    return [(path, folder) for path, folder in recordings if path in wanted]
 
-    `failures` (error by recording) count also where the folder could not be written.
+
+def _write_table(out: Path, recordings: Sequence[tuple[Path, Path]], failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Write the table, one row for every recording processed so far, each given with its folder; return their summaries.
+
+    `failures` (error by recording) count also where the folder could not be written, or holds complete results of before.
     """
     summaries = []
     text = io.StringIO()
@@ -250,7 +272,7 @@ def _write_table(
     writer.writerow(
         [*TABLE_COLUMNS, "snn_uj", "counted_windows", "share_of_ann", "latency_p50_ms", "per_class", "faults", "error"]
     )
-    for path, folder in zip(recordings, folders, strict=True):
+    for path, folder in recordings:
         summary = read_summary(folder)
         if str(path) in failures and (summary is None or summary["status"] != "failed"):
             about = {"events_file": path.name, "events_path": path_of(path)}

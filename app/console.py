@@ -284,8 +284,7 @@ def signals() -> Iterator[list[int]]:
 
     is_main = threading.current_thread() is threading.main_thread()
     report, lost = sys.unraisablehook, list[threading.Timer]()
-    names = ("SIGTERM", "SIGHUP", "SIGBREAK") if is_main else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = _ending_signals() if is_main else []
     replaced = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in replaced:
         signal.signal(number, interrupt)
@@ -300,6 +299,32 @@ def signals() -> Iterator[list[int]]:
             timer.join()
         for number in replaced:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back Ctrl-C and the signals of `signals` until the end of the block; outside the main thread nothing is done."""
+    held = list[int]()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ending_signals())}
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
+
+
+def _ending_signals() -> list[int]:
+    """Return the numbers of the signals, other than Ctrl-C's, that end a program and exist on this system."""
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 
 def _check_surroundings() -> None:

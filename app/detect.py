@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evburst.app.config import to_dict
-from evburst.app.console import sample_note, show_progress, warn_of_repairs
+from evburst.app.console import sample_note, show_progress, signals_held, warn_of_repairs
 from evburst.app.inference import BATCH, Inference, WindowResult
 from evburst.app.lead import MOST_LEAD_MS, LeadPredictor
 from evburst.app.outputs.folder import RunFolder, free_folder
@@ -217,9 +217,10 @@ def detect_file(
                 passed = run.passing(chain([first], windows))
                 results = stack.enter_context(closing(run_windows(inference, stream, passed, c, str(path))))
                 for result in map(filter_result, results):
-                    run.add(result)
-                    for sink in sinks:
-                        sink.write(result)
+                    with signals_held():  # so that all outputs of a run that is interrupted have the same windows
+                        run.add(result)
+                        for sink in sinks:
+                            sink.write(result)
                     bar.update()
             status = "complete"
         run.finish()

@@ -32,9 +32,9 @@ _COMPRESSED = (".bz2", ".gz", ".lz4", ".xz", ".zst")
 def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     """Expand files, folders and glob patterns to a list of recordings, in order and without duplicates.
 
-    A folder is searched recursively for files with a recording's suffix; hidden files and label files are skipped, and with a
-    note tables of something else than events and compressed recordings. So are results of earlier runs, which may lie beside
-    the recordings, here and where a pattern matches them.
+    A folder is searched recursively, through links too, for files with a recording's suffix; hidden files and label files are
+    skipped, and with a note tables of something else than events and compressed recordings. So are results of earlier runs,
+    which may lie beside the recordings, here and where a pattern matches them.
 
     Args:
         patterns: files, folders and glob patterns.
@@ -49,7 +49,7 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
             raise ConfigError("--events: the name is empty; is a shell variable unset?")
         path = Path(pattern)
         if path.is_dir():
-            inside = sorted(path.rglob("*"))
+            inside = _files_below(path)
             named = _usable(file for file in inside if _is_named_recording(file))
             tables = [file for file in named if _is_other_table(file)]
             other_tables += tables
@@ -71,6 +71,20 @@ def find_recordings(patterns: Sequence[str | Path]) -> list[Path]:
     if compressed:
         _LOG.info("note: passed over, because they are compressed: %s; unpack them first", ", ".join(map(str, compressed)))
     return list(recordings.values())
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all files below a folder, in order; links to folders are followed, and folders that cannot be read are noted."""
+    found, seen = list[Path](), set[str]()
+
+    def note(error: OSError) -> None:
+        _LOG.warning("%s: passed over, because it cannot be read (%s)", error.filename, error.strerror)
+
+    for place, folders, files in os.walk(folder, onerror=note, followlinks=True):
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in sorted(folders) if os.path.realpath(os.path.join(place, name)) not in seen]
+        found += [Path(place, name) for name in files]
+    return sorted(found)
 
 
 def _absolute(path: Path) -> Path:

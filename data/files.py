@@ -17,12 +17,17 @@ from evburst.data.errors import ConfigError, DataError
 LOCK = ".evburst.lock"
 """Name of the file in an output folder whose lock a run holds."""
 _NAME = 60
-"""Characters of the file's name in that of its part: file systems end names at 255 bytes."""
+"""Bytes of the file's name in that of its part: file systems end names at 255 bytes."""
+
+
+def shortened(name: str) -> str:
+    """Return the beginning of a name, of at most 60 bytes, to be a part of another file's name."""
+    return name.encode("utf-8", "surrogateescape")[:_NAME].decode("utf-8", "ignore")
 
 
 def part_of(path: Path) -> Path:
     """Where a file is written before it takes its name: beside it, hidden, and of this process only."""
-    return path.with_name(f".{path.name[:_NAME]}.{os.getpid()}.part{path.suffix[:_NAME]}")
+    return path.with_name(f".{shortened(path.name)}.{os.getpid()}.part{shortened(path.suffix)}")
 
 
 @contextmanager

@@ -184,7 +184,8 @@ def overlapping(windows: Iterator[EventWindow], length_us: int) -> Iterator[Even
 def windows_by_count(stream: EventStream, n_events: int, start_us: int | None = None) -> Iterator[EventWindow]:
     """Yield consecutive windows of `n_events` events in stream order; the last one may hold fewer, but is never empty.
 
-    A window spans [its earliest t, its latest t + 1), in sorted events the times of the first and the last one. Two windows
+    A window spans [its earliest t, its latest t + 1), in sorted events the times of the first and the last one. It ends before
+    a silence of ten minutes or more, also with fewer events, which is counted (`Faults.long_silences`). Two windows
     overlap if events with the same timestamp are split between them. Faulty times follow the rules above, where an event is
     late if it is older than the latest one of the window before.
 
@@ -211,16 +212,35 @@ def _windows_by_count(packets: Iterable[Events], n_events: int, faults: Faults) 
         t, start = events["t"], 0
         keep = np.ones(decided, np.bool_)
         while start < decided:
+            before = latest
             stop, taken, latest, late, glitches = _find_count_end(t, start, decided, missing, floor, latest, keep)
             faults.late_events += late
             faults.time_glitches += glitches
-            parts.append(events[start:stop][keep[start:stop]] if late or glitches else events[start:stop])
+            part = events[start:stop][keep[start:stop]] if late or glitches else events[start:stop]
             start, missing = stop, missing - taken
+            first, *others = np.split(part, _ends_of_long_silences(part["t"], before))
+            parts.append(first)
+            for piece in others:
+                faults.long_silences += 1
+                if len(whole := joined(parts)):
+                    window = _spanning(whole)
+                    yield window
+                    floor = window.t1_us - 1
+                parts, missing = [piece], n_events - len(piece)
             if missing == 0:
                 yield _spanning(joined(parts))
                 parts, missing, floor = [], n_events, latest
     if n_events > missing:
         yield _spanning(joined(parts))
+
+
+def _ends_of_long_silences(t: NDArray[np.int64], latest: int) -> NDArray[np.intp]:
+    """Return the indices in `t`, the times of events that follow one at `latest`, of those before which none was for long."""
+    begin = int(t[0]) if len(t) and latest == _BEFORE_ALL else latest
+    if not len(t) or int(t.max()) - begin < LONG_SILENCE_US:
+        return np.empty(0, np.intp)
+    before = np.maximum.accumulate(np.concatenate([[begin], t[:-1]]))
+    return np.flatnonzero(t - before >= LONG_SILENCE_US)
 
 
 def window_start(t_us: int, window_us: int, phase_us: int = 0) -> int:

@@ -64,6 +64,10 @@ def test_folders_files_and_patterns(recordings: Path) -> None:
     (recordings / "c" / "digit.bin").touch()
     assert find_recordings([recordings / "c"]) == [recordings / "c" / "digit.bin"]
     assert find_recordings([recordings / "gone.dat"]) == [recordings / "gone.dat"]  # whose own error says what is wrong
+    (recordings / "a" / "linked").symlink_to(recordings / "c", target_is_directory=True)
+    (recordings / "c" / "loop").symlink_to(recordings / "c", target_is_directory=True)
+    assert find_recordings([recordings / "a"])[0] == recordings / "a" / "linked" / "digit.bin"
+    assert find_recordings([recordings / "c"]) == [recordings / "c" / "digit.bin"]
     for pattern, message in ((str(recordings / "*.raw"), "no file matches"), (ROOT / "configs", "no file named")):
         with pytest.raises(ConfigError, match=message):
             find_recordings([pattern])
@@ -336,6 +340,51 @@ def test_an_interrupted_batch_has_totals_and_a_table(
     assert f"interrupted: what was written to {out} so far is complete and readable" in shown.err
     found = {name: (row["status"], row["windows"]) for name, row in table(out).items()}
     assert found == {"a/rec_td": ("complete", "2"), "b/other": ("interrupted", "1")}
+
+
+def test_an_interrupted_batch_has_no_figures_of_an_earlier_one(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (recordings / "b" / "bad.dat").unlink()
+    out = tmp_path / "out"
+    command = ["--events", str(recordings), "--out", str(out), "--sensor-size", "64x48", *SMALL]
+    assert detect_main(command) == 0
+    computed, passes = batch.detect_file, list[Path]()
+
+    def interrupted(path: Path, *args: Any) -> dict[str, Any]:
+        passes.append(path)
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+        return computed(path, *args)
+
+    monkeypatch.setattr(batch, "detect_file", interrupted)
+    assert detect_main([*command, "--score", "0.9"]) == 130
+    assert list(table(out)) == ["a/rec_td"]
+
+
+def test_a_recording_that_cannot_be_read_leaves_its_earlier_results(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["--events", str(recordings / "a"), str(recordings / "b" / "other.dat"), "--out", str(out), *SMALL]
+    assert detect_main([*command, "--sensor-size", "64x48"]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert detect_main([*command, "--sensor-size", "20x20"]) == 1
+    assert {row["status"] for row in table(out).values()} == {"failed"}
+    assert {path: path.read_bytes() for path in before if path.name != "summary.csv"} == {
+        path: content for path, content in before.items() if path.name != "summary.csv"
+    }
+    capsys.readouterr()
+    (out / "a" / "rec_td" / "detections.jsonl").unlink()
+    assert detect_main([*command, "--sensor-size", "64x48", "--skip-existing"]) == 0
+    assert "1 recording done already, skipped" in capsys.readouterr().err
+
+
+def test_results_lie_beside_recordings_that_differ_in_their_suffix_alone(recordings: Path) -> None:
+    (recordings / "b" / "other.dat").rename(recordings / "a" / "rec_td.raw")
+    folder = str(recordings / "a")
+    assert detect_main(["--events", folder, "--out", folder, *SMALL, "--sensor-size", "64x48"]) == 0
+    assert set(table(recordings / "a")) == {"rec_td.dat-results", "rec_td.raw-results"}
 
 
 def test_a_recording_or_weights_that_have_changed_are_not_done(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,11 +18,11 @@ import numpy as np
 import pytest
 
 from evburst.app.cli import detect_main
-from evburst.app.detect import DetectConfig, detect_file, human_summary
+from evburst.app.detect import DetectConfig, DetectInterrupted, detect_file, human_summary
 from evburst.app.inference import WindowResult
 from evburst.app.outputs.folder import SUMMARY, RunFolder, free_folder, read_summary
 from evburst.app.outputs.render import Renderer, picture_scale
-from evburst.app.outputs.sinks import SINKS, RunInfo, open_sink
+from evburst.app.outputs.sinks import SINKS, JsonlSink, RunInfo, open_sink
 from evburst.app.outputs.video import VideoFile
 from evburst.app.runs import run_windows
 from evburst.app.totals import RecordingTotals
@@ -311,10 +312,23 @@ def test_an_emptied_folder_of_crops_is_removed(tmp_path: Path) -> None:
 def test_crops_of_an_earlier_run_are_deleted_and_nothing_else(tmp_path: Path) -> None:
     path, out = recording(tmp_path / "a.dat"), tmp_path / "out"
     detect_file(path, out, replace(FAST, sinks=("jsonl", "crops")))
-    (out / "crops" / "0001_5us_car.png").write_bytes(b"")
+    with RunFolder(out, path, ["crops/*us_*.png"], [entry.file for entry in SINKS.values()]) as run:
+        (out / "crops").mkdir(exist_ok=True)
+        (out / "crops" / "0001_5us_car.png").write_bytes(b"")
+        run.write_summary({"status": "complete"})
     (out / "crops" / "mine.png").write_bytes(b"")
     detect_file(path, out, FAST)
     assert [file.name for file in (out / "crops").iterdir()] == ["mine.png"]
+
+
+def test_pictures_of_the_user_among_crops_are_not_deleted(tmp_path: Path) -> None:
+    path, out, crops = recording(tmp_path / "a.dat"), tmp_path / "out", replace(FAST, sinks=("jsonl", "crops"))
+    detect_file(path, out, crops)
+    (out / "crops" / "status_best.png").write_text("mine")
+    detect_file(path, out, FAST)
+    assert (out / "crops" / "status_best.png").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"status_best\.png: exists already and was not written by evburst"):
+        detect_file(path, out, crops)
 
 
 def test_crops_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -464,6 +478,26 @@ def test_an_interrupted_run_has_totals(
     assert [len(lines), sum(line["events"] for line in lines)] == [windows, summary["events"]]
     assert shown.out == human_summary(summary) + "\n"
     assert shown.err.endswith(f"warning: interrupted: what was written to {out} so far is complete and readable\n")
+
+
+def test_outputs_of_an_interrupted_run_have_the_same_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal arrives while the first of two sinks writes the second window."""
+    written = JsonlSink.write
+
+    def interrupted(self: JsonlSink, result: WindowResult) -> None:
+        written(self, result)
+        if result.t0_us == 50_000:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(JsonlSink, "write", interrupted)
+    out = tmp_path / "out"
+    with pytest.raises(DetectInterrupted):
+        detect_file(SAMPLE, out, replace(FAST, sinks=("jsonl", "csv")))
+    summary = read_summary(out)
+    assert summary is not None
+    assert (summary["status"], summary["windows"]) == ("interrupted", 2)
+    times = {line.split(",")[0] for line in (out / "boxes.csv").read_text().splitlines()[1:]}
+    assert len(times) == 2
 
 
 def test_an_interrupted_start_claims_no_output(

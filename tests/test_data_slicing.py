@@ -222,6 +222,20 @@ def test_windows_by_count_span_disordered_events() -> None:
     assert (window.t0_us, window.t1_us) == (10, 31)
 
 
+@pytest.mark.parametrize("packet_events", [1, 3, 100])
+def test_windows_by_count_end_before_a_long_silence(packet_events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evburst.data.events.PACKET_EVENTS", packet_events)
+    hour = 3_600_000_000
+    runs = [list(range(7)), [hour + k for k in range(3)], [2 * hour + k for k in range(11)], [3 * hour]]
+    stream = EventArray(events_at([t for run in runs for t in run]), SIZE)
+    windows = list(windows_by_count(stream, 5))
+    assert [(w.t0_us, len(w)) for w in windows] == [
+        *[(0, 5), (5, 2), (hour, 3)],
+        *[(2 * hour, 5), (2 * hour + 5, 5), (2 * hour + 10, 1), (3 * hour, 1)],
+    ]
+    assert stream.faults == Faults(long_silences=3)
+
+
 def test_windows_by_count_begin_at_a_time() -> None:
     events = events_at(list(range(100)))
     windows = list(windows_by_count(EventArray(events, SIZE), 10, start_us=35))

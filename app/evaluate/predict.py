@@ -32,7 +32,7 @@ from evburst.data.datasets.recorded import RecordedWindows
 from evburst.data.datasets.simulated import SimulatedWindows
 from evburst.data.errors import ConfigError
 from evburst.data.events import EventWindow, SensorSize, check_sensor_size
-from evburst.data.files import replacing
+from evburst.data.files import replacing, shortened
 from evburst.data.representations.voxel_grid import VoxelConfig
 from evburst.data.stats import OPTIONAL_COUNTS, ActivityStats, LayerStats, MemoryGeometry, SpikeStats
 from evburst.eval.protocol import RecordingBoxes
@@ -46,8 +46,6 @@ from evburst.models.spiking.network import SpikingNetwork
 
 _APART_US = 1_000_000
 _VERSION = 6
-_NAME_LENGTH = 60
-"""Characters of a recording's name in that of its file, which a digest makes unique."""
 _LAYER_FIELDS = ("name", "kind", "neurons", "timesteps", "spikes", "synaptic_ops", "graded_ops")
 
 
@@ -200,7 +198,7 @@ class Predictor:
 
     def _path(self, part: Part, number: int, run: Run) -> Path:
         key = hashlib.sha256(f"{self._settings} {run} {part}".encode(errors="surrogatepass")).hexdigest()[:12]
-        return self._folder / f"{number:06d}_{part.name[:_NAME_LENGTH]}_{run.model}{run.timesteps or ''}_{key}.npz"
+        return self._folder / f"{number:06d}_{shortened(part.name)}_{run.model}{run.timesteps or ''}_{key}.npz"
 
     def _compute(self, part: Part, networks: Sequence[EvaluatedNetwork], progress: Callable[[int], object]) -> list[PartResult]:
         if not networks:

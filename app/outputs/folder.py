@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
@@ -60,7 +60,7 @@ class RunFolder:
         self.path, self._source, self._overwrite = path, source, overwrite
         self._outputs, self._possible, self._stack = tuple(outputs), tuple(possible), ExitStack()
         about = {_MARK: 1, "events_file": source.name, "events_path": path_of(source), **state_of(source)}
-        self._about = {**about, "folder": str(path), _OUTPUTS: list(outputs)}
+        self._about = {**about, "folder": str(path), _OUTPUTS: self._outputs}
 
     def __enter__(self) -> RunFolder:
         with ExitStack() as stack:
@@ -91,7 +91,10 @@ class RunFolder:
         return self._write_json(summary)
 
     def _write_json(self, summary: dict[str, Any]) -> dict[str, Any]:
-        content = {**self._about, **summary}
+        outputs = list(self._outputs)
+        if summary["status"] != "running":  # of a pattern the files themselves: later ones of such a name may be the user's
+            outputs = [file for name in outputs for file in (self._files_of(name) if glob.has_magic(name) else [name])]
+        content = {**self._about, _OUTPUTS: outputs, **summary}
         write_json(self.path / SUMMARY, content)
         return content
 
@@ -110,7 +113,7 @@ class RunFolder:
         if is_table(self.path / TABLE):
             raise ConfigError(f"{self.path}: holds the results of several recordings; use another --out")
         listed = outputs_in(self.path)
-        left = self._found([name for name in (SUMMARY, *self._possible) if name in listed])
+        left = self._found([name for name in listed if isinstance(name, str) and self._is_possible(name)])
         written = self._found([*self._outputs, SUMMARY])
         unknown = self._of_unknown_sinks(listed)
         files = list(dict.fromkeys([*left, *unknown, *written]))
@@ -129,14 +132,27 @@ class RunFolder:
         except OSError as error:
             raise DataError(f"{file}: cannot be replaced ({error.strerror})") from None
         for name in self._possible:
-            if name in listed and "/" in name:
+            if "/" in name and (name in listed or _folder_of(name) in listed):
                 with suppress(OSError):  # it holds files that no run has written
                     (self.path / name).parent.rmdir()
+
+    def _files_of(self, pattern: str) -> list[str]:
+        """Return the names of what a pattern stands for: its folder, if it has one, and its files."""
+        folder = [_folder_of(pattern)] if "/" in pattern else []
+        return folder + [file.relative_to(self.path).as_posix() for file in self._found([pattern])]
+
+    def _is_possible(self, name: str) -> bool:
+        """Return whether a run can write a file of this name; a pattern stands for itself."""
+        path, known = PurePosixPath(name), (SUMMARY, *self._possible)
+        of_patterns = (PurePosixPath(pattern) for pattern in known if glob.has_magic(pattern))
+        fits = (len(path.parts) == len(pattern.parts) and path.match(str(pattern)) for pattern in of_patterns)
+        return name in known or (".." not in path.parts and not path.is_absolute() and any(fits))
 
     def _of_unknown_sinks(self, listed: Sequence[Any]) -> list[Path]:
         """Return files of an earlier run with own sinks that are not registered here: they would stay beside this run's."""
         known = {SUMMARY, *self._possible, *self._outputs}
-        names = [name for name in listed if isinstance(name, str) and name not in known and Path(name).name == name]
+        names = [name for name in listed if isinstance(name, str) and name not in known and not self._is_possible(name)]
+        names = [name for name in names if Path(name).name == name]
         return self._found([name for name in names if not glob.has_magic(name)])
 
     def _found(self, names: Sequence[str]) -> list[Path]:
@@ -144,6 +160,10 @@ class RunFolder:
         plain = [self.path / name for name in names if not glob.has_magic(name)]
         patterns = (sorted(self.path.glob(name)) for name in names if glob.has_magic(name))
         return [*filter(os.path.lexists, plain), *chain.from_iterable(patterns)]
+
+
+def _folder_of(name: str) -> str:
+    return f"{PurePosixPath(name).parent}/"
 
 
 def _listed(summary: dict[str, Any]) -> list[Any]:
