@@ -62,7 +62,7 @@ class RunConfig:
         timesteps: timesteps T of the spiking network; None: the number for which the weights were calibrated.
         ann: run the ANN instead of the spiking network.
         device: device to run on.
-        engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest available.
+        engine: engine that runs the spiking network: reference, int8, onnx, openvino, cuda; auto is the fastest measured.
         count_every: count spikes and operations in one of N windows that are run, beginning with the first (of batches, in one
             of N); other windows have no energy, and energies of a run are means over the counted windows. None: in all windows,
             or with the engines onnx and openvino, which cannot count, in one of 10, which int8 then runs where it can.

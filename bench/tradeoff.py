@@ -232,12 +232,17 @@ def _draw_kind(axes: Any, kind: str, rows: list[Row], low: float) -> None:
     points = [100 * row.int8 for row in shown], [row.ap for row in shown]
     size = 14 if kind == "as bundled" else 7
     axes.plot(*points, style, color=colour, label=f"{label}, T = {timesteps}", markersize=size, zorder=3)
-    for row in rows:
+    named, height = 0.0, 0
+    for row in sorted(rows, key=lambda row: row.int8):
         if row.ap < low:
             at = 100 * row.int8, low + 0.035 * (BELOW + ABOVE)
             axes.annotate("", at, xytext=(0, 14), textcoords="offset points", arrowprops={"arrowstyle": "->", "color": colour})
-            name = f"T = {row.timesteps:g}\n{row.ap:.1f} AP" if kind == "without bursts" else ""
-            axes.annotate(name, at, xytext=(0, 15), textcoords="offset points", fontsize=8, ha="center", color=colour)
+            if kind == "without bursts":
+                height = height + 24 if row.int8 < 1.15 * named else 0  # above a name that it would cover
+                named, name = row.int8, f"T = {row.timesteps:g}\n{row.ap:.1f} AP"
+                axes.annotate(
+                    name, at, xytext=(0, 15 + height), textcoords="offset points", fontsize=8, ha="center", color=colour
+                )
         elif kind in ("bursts", "without bursts"):
             at = 100 * row.int8, row.ap
             axes.annotate(f"T = {row.timesteps:g}", at, xytext=(6, -12), textcoords="offset points", fontsize=8)
