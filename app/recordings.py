@@ -82,7 +82,8 @@ def _files_below(folder: Path) -> list[Path]:
 
     for place, folders, files in os.walk(folder, onerror=note, followlinks=True):
         seen.add(os.path.realpath(place))
-        folders[:] = [name for name in sorted(folders) if os.path.realpath(os.path.join(place, name)) not in seen]
+        folders.sort(key=lambda name: os.path.islink(os.path.join(place, name)))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
         found += [Path(place, name) for name in files]
     return sorted(found)
 

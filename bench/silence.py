@@ -5,7 +5,7 @@
 
 The second form measures nothing.
 
-Noise: events scattered evenly over the sensor and the window. Objects: windows of the recording (the bundled street), slowed
+Noise: events scattered evenly over the sensor and the window, means of 20 draws. Objects: windows of the recording (the bundled street), slowed
 down: the events of the first part of a window, stretched to its length, as if everything moved that much less. The table also
 has unaltered windows of `--real`. The last lines are a recording of 60 s in which one window in five is
 from the recording and the others are still, with three levels of noise everywhere; means over all windows of the recording
@@ -44,6 +44,8 @@ from evburst.models.bundle import Bundle  # noqa: E402
 from evburst.models.runtime import open_engine  # noqa: E402
 
 NOISE = (0, 1, 10, 100, 400, 1300, 5000, 20_000)
+DRAWS = 20
+"""Windows of each number of scattered events: what one event costs depends on where it is."""
 SLOWNESS = (500, 100, 30, 10, 5, 2, 1)
 STILL_NOISE, STILL_WINDOWS, BUSY_SHARE = (0, 100, 1300), 50, 0.2
 COLOURS = {"spiking": "#0969da", "spiking, beyond silence": "#1a7f37", "zero-skipping ANN": "#bc4c00"}
@@ -160,7 +162,7 @@ HEAD = f"{'':28}{'events':>10}{''.join(f'{name:>10}' for name in _COLUMNS)}{'ops
 def measure_all(meter: Meter, recording: Path, real: Path | None, seed: int) -> list[Row]:
     """All rows of the table."""
     rng, window_us = np.random.default_rng(seed), meter.bundle.voxel.window_us
-    rows = [meter.measure("noise", [meter.scattered(n, rng)]) for n in NOISE]
+    rows = [meter.measure("noise", [meter.scattered(n, rng) for _ in range(DRAWS if n else 1)]) for n in NOISE]
     busy = meter.of_recording(recording)
     few = busy[:: max(len(busy) // 4, 1)]
     rows += [meter.measure("objects", [slowed(events, k, window_us) for events in few]) for k in SLOWNESS]
