@@ -2,7 +2,8 @@
 
     python bench/quiet.py [--weights street] [--json docs/results/quiet.json]
 
-Events are noise, scattered evenly over the sensor and the window; the last row is a window of the bundled recording. Two
+Events are noise, scattered evenly over the sensor and the window, with means of ten draws, because what an event costs depends
+on its place; the last row is a window of the bundled recording. Two
 engines take turns on the same windows: the one that `auto` chooses, which counts spikes in its default sample of windows, and
 `int8`, which takes from silence what does not differ from it. Medians over all turns, the first run of a turn not measured, two
 threads.
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from evburst.models.graph import Graph, Node
     from evburst.models.spiking.network import SpikingParameters
 
+DRAWS = 10
 WINDOW = 30
 NOISE = (0, 1, 10, 100, 1000, 5000, 20_000)
 NAMES = {"auto": "snn auto T=1", "int8": "snn int8 T=1"}
@@ -106,22 +109,34 @@ def affected_shares(graph: Graph, parameters: SpikingParameters, grid: torch.Ten
 
 
 def measure(
-    grids: dict[str, torch.Tensor],
+    grids: dict[str, list[torch.Tensor]],
     networks: dict[str, Contender],
     rounds: int,
     shares: Callable[[torch.Tensor], tuple[float, float]],
 ) -> list[Row]:
-    """Return the times of every network on every grid, over rounds in which each pair takes a turn, and its `shares`."""
-    turns = {(kind, name): Turns(name, lambda c=own: c, None) for kind in grids for name, own in networks.items()}
-    for (kind, _), turn in turns.items():
-        turn.start(grids[kind])
-    for _ in range(rounds):
-        for (kind, _), turn in turns.items():
-            turn.turn(grids[kind])
-    return [
-        Row(kind, int(grid.sum()), {name: turns[kind, name].result()["ms"] for name in networks}, *shares(grid))
-        for kind, grid in grids.items()
+    """Return the times of every network on every grid, over rounds in which each pair takes a turn, and its `shares`; means
+    over the grids of a kind."""
+    turns = [
+        (kind, grid, name, Turns(name, lambda c=own: c, None))
+        for kind, draws in grids.items()
+        for grid in draws
+        for name, own in networks.items()
     ]
+    for _, grid, _, turn in turns:
+        turn.start(grid)
+    for _ in range(rounds):
+        for _, grid, _, turn in turns:
+            turn.turn(grid)
+
+    def mean_ms(kind: str, name: str) -> float:
+        return mean(turn.result()["ms"] for own, _, network, turn in turns if (own, network) == (kind, name))
+
+    rows = []
+    for kind, draws in grids.items():
+        affected, boxed = (mean(values) for values in zip(*map(shares, draws), strict=True))
+        times = {name: round(mean_ms(kind, name), 3) for name in networks}
+        rows.append(Row(kind, round(mean(int(grid.sum()) for grid in draws)), times, affected, boxed))
+    return rows
 
 
 def table(rows: list[Row]) -> str:
@@ -155,7 +170,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     bundle = Bundle.load(args.weights)
     busy = window_grid(STREET, bundle, WINDOW)
-    grids = {f"noise {n}": scattered(n, bundle, *busy.shape[2:]) for n in NOISE} | {"recording": busy}
+    sides = busy.shape[2:]
+    grids = {f"noise {n}": [scattered(n, bundle, *sides, seed) for seed in range(DRAWS if n else 1)] for n in NOISE}
+    grids["recording"] = [busy]
     build = contenders(bundle, busy)
     networks = {name: build[full]() for name, full in NAMES.items()}
     rows = measure(grids, networks, args.rounds, lambda grid: affected_shares(bundle.spiking, bundle.parameters, grid))

@@ -16,8 +16,8 @@ from evburst.models.spiking.network import SpikingParameters
 def test_every_network_runs_every_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_REST_S", 0)
     bundle, seen = Bundle.load("nmnist"), list[int]()
-    grids = {f"noise {n}": scattered(n, bundle, 32, 48) for n in (0, 7)}
-    assert [(grid.shape, grid.dtype) for grid in grids.values()] == [((1, 6, 32, 48), torch.uint8)] * 2
+    grids = {f"noise {n}": [scattered(n, bundle, 32, 48, seed) for seed in range(2)] for n in (0, 7)}
+    assert [(grid.shape, grid.dtype) for (grid, _) in grids.values()] == [((1, 6, 32, 48), torch.uint8)] * 2
     networks = {"a": Contender(lambda grid: seen.append(int(grid.sum()))), "b": Contender(lambda grid: None)}
     rows = measure(grids, networks, 1, lambda grid: affected_shares(bundle.spiking, bundle.parameters, grid))
     assert [(row.kind, row.events, list(row.ms)) for row in rows] == [("noise 0", 0, ["a", "b"]), ("noise 7", 7, ["a", "b"])]
