@@ -491,8 +491,12 @@ def test_outputs_of_an_interrupted_run_have_the_same_windows(tmp_path: Path, mon
 
     monkeypatch.setattr(JsonlSink, "write", interrupted)
     out = tmp_path / "out"
-    with pytest.raises(DetectInterrupted):
-        detect_file(SAMPLE, out, replace(FAST, sinks=("jsonl", "csv")))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(DetectInterrupted):
+            detect_file(SAMPLE, out, replace(FAST, sinks=("jsonl", "csv")))
+    finally:
+        signal.signal(signal.SIGINT, before)
     summary = read_summary(out)
     assert summary is not None
     assert (summary["status"], summary["windows"]) == ("interrupted", 2)

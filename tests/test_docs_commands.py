@@ -53,13 +53,13 @@ ELSEWHERE = {
     "evburst detect --events square_td.dat": "test_docs_examples.py",
     "evburst export --weights street --onnx-snn street_snn.onnx --with-boxes": "test_docs_examples.py",
     "evburst live --video FILE --headless --seconds 20 --json": "test_app_live.py",
-    "evburst live --events FILE": "test_app_live.py",
+    "evburst live --events FILE --serve": "test_app_live.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both": "test_app_evaluate.py",
     "evburst evaluate --dataset folder --root data/samples --weights street --both --memory": "test_app_evaluate_memory.py",
     "evburst convert --weights street --calibration RECORDINGS --unlabelled --budget 0.15 --out mine.safetensors": (
         "test_app_train.py"
     ),
-    "PROGRAM | evburst detect --events - --sensor-size 304x240": "test_docs_commands.py",
+    "PROGRAM | evburst detect --events - --sensor-size 304x240 --no-video --out boxes": "test_docs_commands.py",
 }
 """Run by another test, of this file or another one, some on smaller files or with fewer seconds."""
 NOT_RUN = {
