@@ -26,7 +26,7 @@ from evburst.app.outputs.folder import (
     TABLE_COLUMNS,
     RunFolder,
     is_table,
-    outputs_in,
+    outputs_of,
     path_of,
     read_summary,
     state_of,
@@ -48,8 +48,8 @@ def result_folders(recordings: Sequence[Path], out: Path) -> list[Path]:
     """Return a distinct folder below `out` for each recording.
 
     The folder mirrors the recording's path relative to the common folder, without the suffix unless that would be ambiguous, or
-    the name of a batch's own file. Upper and lower case are the same, as in some file systems. If a
-    recording has the folder's name, because results lie beside recordings, `-results` is appended.
+    the name of a batch's own file. Upper and lower case are the same, as in some file systems. If a recording has the folder's
+    name, because results lie beside recordings, `-results` is appended.
     """
     relative = below_common_folder(recordings)
     stems = [path.with_suffix("") for path in relative]
@@ -116,22 +116,26 @@ def detect_many(
     class_numbers(config.classes, bundle.head.classes)
     failures = dict[str, str]()
     with process_group() as (rank, world), only_writer(out) if rank == 0 else nullcontext():
-        share, begun = list(zip(recordings, folders, strict=True))[rank::world], list[Path]()
+        pairs, begun = list(zip(recordings, folders, strict=True)), set[Path]()
+
+        def write_table_so_far() -> list[dict[str, Any]]:
+            return _write_table(out, [pair for pair in pairs if pair[0] in begun], failures)
+
         try:
-            for failed in _detect_each(share, config, bundle, skip_existing, begun):
+            for failed in _detect_each(pairs[rank::world], config, bundle, skip_existing, begun):
                 failures |= failed
                 if world == 1:
-                    _write_table(out, _of(begun, share), failures)
+                    write_table_so_far()
         except KeyboardInterrupt:
             if world > 1:
                 raise
-            summaries = _write_table(out, _of(begun, share), failures)
+            summaries = write_table_so_far()
             raise DetectInterrupted(summaries, _totals_text(summaries, out), out) from None
         for content in all_gather(json.dumps(failures).encode(), world):
             failures |= json.loads(content)
         if rank > 0:
             return None
-        summaries = _write_table(out, list(zip(recordings, folders, strict=True)), failures)
+        summaries = _write_table(out, pairs, failures)
     text = _totals_text(summaries, out)
     if failed_count := len(recordings) - sum(summary["status"] == "complete" for summary in summaries):
         message = f"{failed_count} of {number_of(len(recordings), 'recording')} failed: see {out / TABLE}"
@@ -140,30 +144,23 @@ def detect_many(
 
 
 def _detect_each(
-    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: Bundle, skip_existing: bool, begun: list[Path]
+    recordings: Sequence[tuple[Path, Path]], config: DetectConfig, bundle: Bundle, skip_existing: bool, begun: set[Path]
 ) -> Iterator[dict[str, str]]:
     """Detect in recordings, each with its folder; yield after each the error by recording, empty if it did not fail.
 
-    Recordings of which the folder holds results of this run, or of one that did the same, are appended to `begun`.
+    Recordings that failed, or of which the folder holds results of this run or of one that did the same, are added to `begun`.
     """
     settings = _settings(config, bundle)
-    todo = [
-        (path, folder)
-        for path, folder in recordings
-        if not (skip_existing and _is_done(folder, read_summary(folder) or {}, path, settings))
-    ]
-    if done := len(recordings) - len(todo):
-        _LOG.info("%s done already, skipped", number_of(done, "recording"))
-    begun += [path for path, folder in recordings if (path, folder) not in todo]
+    if skip_existing:
+        begun |= {path for path, folder in recordings if _is_done(folder, read_summary(folder) or {}, path, settings)}
+    if begun:
+        _LOG.info("%s done already, skipped", number_of(len(begun), "recording"))
+    todo = [(path, folder) for path, folder in recordings if path not in begun]
     left = _TimeLeft([path for path, _ in todo])
     for number, (path, folder) in enumerate(todo, len(recordings) - len(todo) + 1):
-        before = _written_at(folder)
+        before, failed = _written_at(folder), dict[str, str]()
         try:
             summary = detect_file(path, folder, config, bundle)
-        except KeyboardInterrupt:
-            if _written_at(folder) != before:
-                begun.append(path)
-            raise
         except Exception as error:  # also of own readers and sinks, or a bug: the others can be processed all the same
             text = str(error)
             if isinstance(error, EvburstError):
@@ -174,13 +171,14 @@ def _detect_each(
                 _LOG.error("%s: %s%s", path, text, trace)
             if _written_at(folder) == before:  # otherwise the run has written it, beside what it had computed
                 _write_failure(folder, path, text)
-            begun.append(path)
-            yield {str(path): text}
+            failed = {str(path): text}
         else:
             found = f"{number_of(summary['detections'], 'box', 'boxes')} in {number_of(summary['windows'], 'window')}"
             _LOG.info("%d of %d: %s: %s%s", number, len(recordings), path, found, left.after(path))
-            begun.append(path)
-            yield {}
+        finally:
+            if failed or _written_at(folder) != before:
+                begun.add(path)
+        yield failed
 
 
 def _totals_text(summaries: Sequence[Mapping[str, Any]], out: Path) -> str:
@@ -236,7 +234,7 @@ def _is_done(folder: Path, summary: dict[str, Any], path: Path, settings: dict[s
     """Return whether a folder's summary is of a complete run of this recording, as it is, with these `settings`, and all files
     of it are still there."""
     wanted = {"status": "complete", "events_path": path_of(path), **state_of(path), **settings}
-    return wanted.items() <= summary.items() and all((folder / name).exists() for name in outputs_in(folder))
+    return wanted.items() <= summary.items() and all((folder / name).exists() for name in outputs_of(summary))
 
 
 def _written_at(folder: Path) -> int | None:
@@ -253,12 +251,6 @@ def _write_failure(folder: Path, path: Path, error: str) -> None:
         return
     with suppress(EvburstError), RunFolder(folder, path, [], [entry.file for entry in SINKS.values()]) as run:
         run.write_summary({"status": "failed", "error": error})
-
-
-def _of(begun: Sequence[Path], recordings: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Return those recordings, each with its folder, that have begun."""
-    wanted = set(begun)
-    return [(path, folder) for path, folder in recordings if path in wanted]
 
 
 def _write_table(out: Path, recordings: Sequence[tuple[Path, Path]], failures: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -303,23 +303,21 @@ def signals() -> Iterator[list[int]]:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back Ctrl-C and the signals of `signals` until the end of the block; outside the main thread nothing is done."""
+    """Hold back Ctrl-C and the signals of `signals` until the end of the block, also one that an error ends; outside the main
+    thread nothing is done."""
     held = list[int]()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ending_signals())}
-    for number, handler in before.items():
-        if callable(handler):
-            signal.signal(number, lambda number, frame: held.append(number))
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, *_ending_signals()) if is_main else ()
+    before = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, lambda number, frame: held.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
-            if callable(handler):
-                signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[0])
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def _ending_signals() -> list[int]:

@@ -3,10 +3,9 @@
     python bench/quiet.py [--weights street] [--json docs/results/quiet.json]
 
 Events are noise, scattered evenly over the sensor and the window, with means of ten draws, because what an event costs depends
-on its place; the last row is a window of the bundled recording. Two
-engines take turns on the same windows: the one that `auto` chooses, which counts spikes in its default sample of windows, and
-`int8`, which takes from silence what does not differ from it. Medians over all turns, the first run of a turn not measured, two
-threads.
+on its place; the last row is a window of the bundled recording. Two engines take turns on the same windows: the one that `auto`
+chooses, which counts spikes in its default sample of windows, and `int8`, which takes from silence what does not differ from
+it. Medians over all turns, the first run of a turn not measured, two threads.
 
 How much an engine can save at most, if it computes every output that reads something else than in silence: the share of the
 convolutions' arithmetic at such outputs, and in the bounding boxes of these. An engine that leaves out more would have to know

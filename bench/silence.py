@@ -7,9 +7,8 @@ The second form measures nothing.
 
 Noise: events scattered evenly over the sensor and the window, means of 20 draws. Objects: windows of the recording (the
 bundled street), slowed down: the events of the first part of a window, stretched to its length, as if everything moved that
-much less. The table also
-has unaltered windows of `--real`. The last lines are a recording of 60 s in which one window in five is
-from the recording and the others are still, with three levels of noise everywhere; means over all windows of the recording
+much less. The table also has unaltered windows of `--real`. The last lines are a recording of 60 s in which one window in five
+is from the recording and the others are still, with three levels of noise everywhere; means over all windows of the recording
 and over 50 drawn still ones, weighted by their shares. Windows without events are run, too.
 
 INT8, operations only (docs/method.md#energy). On a smaller sensor than the weights' own, figures per window are smaller.

@@ -199,6 +199,7 @@ def test_a_recording_that_is_gone_after_another_source_is_waited_for(tmp_path: P
     assert lines[1:] == ["a.csv is back"]
     recording.faults.late_events, recording._pacer.behind_s = 3, 1.5
     pipeline.use(other)  # the figures of the recording stay in the summary
+    pipeline.capture.used.append(FrameSource(FakeCamera(SIZE, 100.0), SIZE, SimulatorConfig(), 20_000))  # a camera used again
     found = summary(pipeline, 1.0)
     assert (found["source"], found["kind"], found["simulated"]) == ("a.csv, fake camera", "recorded, drawn", True)
     assert (found["faults"]["late_events"], found["source_behind_s"]) == (3, 1.5)

@@ -197,7 +197,7 @@ def summary(pipeline: LivePipeline, wall_s: float, recorder: LiveRecorder | None
     energy = totals.energy.report()
     sources = pipeline.capture.used or [pipeline.source]
     return {
-        "source": ", ".join(source.name for source in sources),
+        "source": ", ".join(dict.fromkeys(source.name for source in sources)),
         "kind": ", ".join(dict.fromkeys(source.kind for source in sources)),
         "simulated": any(source.simulated for source in sources),
         "sensor_size": list(pipeline.source.sensor_size),

@@ -88,13 +88,12 @@ class RunFolder:
         """
         if not (self.path / SUMMARY).exists():
             raise DataError(f"{self.path}: was moved or emptied during the run, whose results are not there")
-        return self._write_json(summary)
+        # Of a pattern the files themselves, because later ones of such a name may be the user's.
+        outputs = [file for name in self._outputs for file in (self._files_of(name) if glob.has_magic(name) else [name])]
+        return self._write_json({_OUTPUTS: outputs, **summary})
 
     def _write_json(self, summary: dict[str, Any]) -> dict[str, Any]:
-        outputs = list(self._outputs)
-        if summary["status"] != "running":  # of a pattern the files themselves: later ones of such a name may be the user's
-            outputs = [file for name in outputs for file in (self._files_of(name) if glob.has_magic(name) else [name])]
-        content = {**self._about, _OUTPUTS: outputs, **summary}
+        content = {**self._about, **summary}
         write_json(self.path / SUMMARY, content)
         return content
 
@@ -113,7 +112,7 @@ class RunFolder:
         if is_table(self.path / TABLE):
             raise ConfigError(f"{self.path}: holds the results of several recordings; use another --out")
         listed = outputs_in(self.path)
-        left = self._found([name for name in listed if isinstance(name, str) and self._is_possible(name)])
+        left = self._found([name for name in listed if self._is_possible(name)])
         written = self._found([*self._outputs, SUMMARY])
         unknown = self._of_unknown_sinks(listed)
         files = list(dict.fromkeys([*left, *unknown, *written]))
@@ -148,11 +147,10 @@ class RunFolder:
         fits = (len(path.parts) == len(pattern.parts) and path.match(str(pattern)) for pattern in of_patterns)
         return name in known or (".." not in path.parts and not path.is_absolute() and any(fits))
 
-    def _of_unknown_sinks(self, listed: Sequence[Any]) -> list[Path]:
+    def _of_unknown_sinks(self, listed: Sequence[str]) -> list[Path]:
         """Return files of an earlier run with own sinks that are not registered here: they would stay beside this run's."""
-        known = {SUMMARY, *self._possible, *self._outputs}
-        names = [name for name in listed if isinstance(name, str) and name not in known and not self._is_possible(name)]
-        names = [name for name in names if Path(name).name == name]
+        unknown = (name for name in listed if name not in self._outputs and not self._is_possible(name))
+        names = [name for name in unknown if Path(name).name == name]
         return self._found([name for name in names if not glob.has_magic(name)])
 
     def _found(self, names: Sequence[str]) -> list[Path]:
@@ -166,10 +164,11 @@ def _folder_of(name: str) -> str:
     return f"{PurePosixPath(name).parent}/"
 
 
-def _listed(summary: dict[str, Any]) -> list[Any]:
-    """Names and patterns of what a run has written; it may come from anywhere, so that only names that are known count."""
+def outputs_of(summary: dict[str, Any]) -> list[str]:
+    """Return the names and patterns of what a run has written, by its summary, which may come from anywhere: whoever deletes or
+    replaces checks them."""
     names = summary.get(_OUTPUTS, summary.get("written"))
-    return names if isinstance(names, list) else []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -197,10 +196,10 @@ def state_of(source: Path) -> dict[str, int]:
     return {"events_bytes": found.st_size, "events_modified_ns": found.st_mtime_ns}
 
 
-def outputs_in(folder: Path) -> list[Any]:
+def outputs_in(folder: Path) -> list[str]:
     """Return the names of the files that a run has written into its folder; none if no run has."""
     summary = read_summary(folder)
-    return [] if summary is None else [SUMMARY, *_listed(summary)]
+    return [] if summary is None else [SUMMARY, *outputs_of(summary)]
 
 
 def free_folder(base: Path, source: Path) -> Path:
